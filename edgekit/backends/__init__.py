@@ -1,0 +1,22 @@
+"""Backends by runtime name. A new runtime is one folder and one line here."""
+
+from __future__ import annotations
+
+from edgekit.backends.base import Backend
+from edgekit.errors import Unsupported
+
+RUNTIMES = ("tflite",)
+
+
+def get_backend(runtime: str) -> Backend:
+    """The backend of a runtime. Raises Unsupported when this version of edgekit has none."""
+    if runtime == "tflite":
+        from edgekit.backends.tflite.backend import TFLiteBackend
+
+        return TFLiteBackend()
+    raise Unsupported(
+        f"this version of edgekit has no backend for {runtime!r}", hint=f"it has: {', '.join(RUNTIMES)}"
+    )
+
+
+__all__ = ["RUNTIMES", "Backend", "get_backend"]

@@ -1,0 +1,109 @@
+"""ONNX to a float .tflite with a signature: runs the worker process and reads what it made."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.backends.tflite.session import CHANNELS_LAST
+from edgekit.errors import ConversionError, Unsupported
+
+_TIMEOUT_S = 900
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_LAYOUT = {3: "NWC", 4: "NHWC", 5: "NDHWC"}
+_LAYOUT_FIRST = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A float .tflite and the log of its conversion. ``inputs`` are signature names in model order."""
+
+    path: Path
+    log: str
+    inputs: tuple[str, ...]
+
+
+def convert(onnx_path: Path, scratch: Path, *, keep_inputs: tuple[str, ...] = ()) -> Converted:
+    """Run the worker in ``scratch``. Raises Unsupported for an operator that onnx2tf does not know,
+    ConversionError for anything else that goes wrong, with the converter's own words."""
+    job = scratch / "job.json"
+    job.write_text(json.dumps({"onnx": str(onnx_path), "keep_inputs": list(keep_inputs)}))
+    env = os.environ | {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "PYTHONHASHSEED": "0",
+        "NO_COLOR": "1",
+    }
+    # -P: the worker's own folder must not shadow top-level modules of the same names
+    command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(job)]
+    try:
+        done = subprocess.run(
+            command, cwd=scratch, env=env, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise ConversionError(f"onnx2tf did not finish within {_TIMEOUT_S} s") from exc
+    log = _ESCAPES.sub("", done.stdout + done.stderr)
+    out = scratch / "model.tflite"
+    if done.returncode != 0 or not out.exists():
+        raise _explain(log, done.returncode)
+    return Converted(out, log, tuple(json.loads((scratch / "result.json").read_text())["inputs"]))
+
+
+def _explain(log: str, returncode: int) -> ConversionError | Unsupported:
+    unknown = re.search(r"ERROR: (\w+) OP is not yet implemented", log) or re.search(
+        r"No module named 'onnx2tf\.ops\.(\w+)'", log
+    )
+    if unknown:
+        return Unsupported(
+            f"operator {unknown.group(1)} has no TFLite conversion in onnx2tf",
+            hint="replace the operation in the model by supported ones",
+        )
+    if returncode < 0:
+        return ConversionError(f"onnx2tf was killed by signal {-returncode} (out of memory?)")
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    node = next((line for line in reversed(lines) if "onnx_op_name" in line), None)
+    error = next((line for line in reversed(lines) if re.match(r"(\w+\.)*\w*(Error|Exception)\b", line)), None)
+    where = f" at {node.split('onnx_op_name:')[-1].strip()}" if node else ""
+    return ConversionError(f"onnx2tf cannot convert the model{where}: {error or (lines[-1] if lines else 'no output')}")
+
+
+def input_layout(source: tuple[int, ...], stored: tuple[int, ...], *, kept: bool) -> str | None:
+    """Layout of a stored input whose source is channels-first. None where no axis has that meaning.
+
+    Raises ConversionError when the stored shape is neither the source's nor its channels-last form.
+    """
+    rank = len(source)
+    if rank not in CHANNELS_LAST:
+        if source != stored:
+            raise ConversionError(f"onnx2tf changed an input of shape {source} to {stored}")
+        return None
+    last = tuple(source[a] for a in CHANNELS_LAST[rank])
+    if not kept and stored == last:
+        return _LAYOUT[rank]
+    if stored == source:
+        return _LAYOUT_FIRST[rank] if rank > 3 else None
+    raise ConversionError(f"onnx2tf changed an input of shape {source} to {stored}")
+
+
+def output_layout(reference: np.ndarray, stored: np.ndarray) -> str | None:
+    """Layout of a stored output, found by comparing its values with the source's.
+
+    onnx2tf writes most outputs of rank 3 to 5 channels-last but leaves those behind a Reshape or a
+    Transpose as they are; shapes alone do not tell when axes have equal length.
+    """
+    rank = reference.ndim
+    candidates: list[tuple[str | None, np.ndarray]] = []
+    if stored.shape == reference.shape:
+        candidates.append((_LAYOUT_FIRST.get(rank) if rank > 3 else None, stored))
+    if rank in CHANNELS_LAST and stored.shape == tuple(reference.shape[a] for a in CHANNELS_LAST[rank]):
+        candidates.append((_LAYOUT[rank], stored.transpose((0, rank - 1, *range(1, rank - 1)))))
+    if not candidates:
+        raise ConversionError(f"onnx2tf changed an output of shape {reference.shape} to {stored.shape}")
+    return min(candidates, key=lambda c: float(np.abs(c[1] - reference).max()))[0]

@@ -1,0 +1,103 @@
+"""Precisions of a float .tflite, written by ai-edge-quantizer from our own calibration."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.backends.tflite.calibrate import Ranges
+from edgekit.backends.tflite.flatbuffer import read_graph, short_name
+from edgekit.errors import DataError, StepFailed, Unsupported
+from edgekit.types import Precision, Scheme
+
+
+def quantize_file(source: Path, scheme: Scheme, ranges: Ranges | None) -> bytes:
+    """Bytes of ``source`` (float32 .tflite) written as ``scheme`` says.
+
+    ``ranges`` maps tensor names to (min, max) and is needed for int8. Raises Unsupported when the
+    quantiser has no rule for what is asked, DataError for degenerate ranges.
+    """
+    from ai_edge_quantizer import qtyping, quantizer
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    if scheme.precision == "int8":
+        if not ranges:
+            raise DataError("int8 needs calibration data", hint="give --calib")
+        _check_ranges(ranges)
+    with _quiet():
+        worker = quantizer.Quantizer(str(source))
+        _add_rule(worker, ".*", scheme.precision, scheme)
+        graph = read_graph(source)
+        by_unit = {short_name(graph.tensors[o.outputs[0]].name): graph.tensors[o.outputs[0]].name for o in graph.ops}
+        for unit, precision in scheme.overrides.items():
+            if unit not in by_unit:
+                raise Unsupported(f"the model has no unit {unit!r}")
+            _add_rule(worker, f"^{re.escape(by_unit[unit])}", precision, scheme)
+        if scheme.precision == "int8" and scheme.io == "float":
+            for edge in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+                worker.update_quantization_recipe(".*", edge, None, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        try:
+            result = worker.quantize(
+                _qsv(ranges) if ranges else None, enable_progress_bar=False, enable_progress_report=False
+            )
+        except (ValueError, RuntimeError, KeyError) as exc:
+            raise StepFailed(f"ai-edge-quantizer refused the model: {str(exc).splitlines()[0]}") from exc
+    return bytes(result.quantized_model)
+
+
+def _add_rule(worker: Any, regex: str, precision: Precision, scheme: Scheme) -> None:
+    from ai_edge_quantizer import qtyping
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    every = qtyping.TFLOperationName.ALL_SUPPORTED
+    grain = qtyping.QuantGranularity.CHANNELWISE if scheme.per_channel else qtyping.QuantGranularity.TENSORWISE
+    if precision == "int8":
+        worker.add_static_config(regex, every, activation_num_bits=8, weight_num_bits=8, weight_granularity=grain)
+    elif precision == "dynamic":
+        worker.add_dynamic_config(regex, every, num_bits=8, granularity=grain)
+    elif precision == "fp16":
+        worker.update_quantization_recipe(
+            regex,
+            every,
+            qtyping.OpQuantizationConfig(
+                weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
+                compute_precision=qtyping.ComputePrecision.FLOAT,
+                explicit_dequantize=True,
+            ),
+            algorithm_key=AlgorithmName.FLOAT_CASTING,
+        )
+    else:
+        worker.update_quantization_recipe(regex, every, None, algorithm_key=AlgorithmName.NO_QUANTIZE)
+
+
+def _qsv(ranges: Ranges) -> dict[str, dict[str, Any]]:
+    """ai-edge-quantizer's calibration result: min and max arrays by tensor name."""
+    return {
+        name: {"min": np.array([[lo]], dtype=np.float32), "max": np.array([[hi]], dtype=np.float32)}
+        for name, (lo, hi) in ranges.items()
+    }
+
+
+def _check_ranges(ranges: Mapping[str, tuple[float, float]]) -> None:
+    for name, (lo, hi) in ranges.items():
+        if not (np.isfinite(lo) and np.isfinite(hi)) or lo > hi:
+            raise DataError(f"calibration gave the impossible range [{lo}, {hi}] for {name!r}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser prints a summary; edgekit writes its own report."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)

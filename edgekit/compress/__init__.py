@@ -1,0 +1,1 @@
+"""Methods that map a torch module to a smaller or better torch module, one file each."""

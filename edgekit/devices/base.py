@@ -1,0 +1,132 @@
+"""What every link does, and the checks that all of them share."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from edgekit.errors import DeviceError
+from edgekit.types import DeviceCommand, MeasurementSource
+
+_LAST_LINES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What came back from one command.
+
+    ``outputs`` holds the files that the command was to write, by name; of a command that exited with a
+    non-zero code, those that are there. ``regions`` has one entry per marked region when instructions
+    were counted, else none: "insns", one count per instruction class, "threads", and with a cache model
+    "l1d_accesses", "l1d_misses" and so on. ``totals`` is the same for the whole program, with "total".
+
+    ``peak_rss_bytes`` is the high-water mark of the process as the kernel accounts it, None where that
+    cannot be told; on an emulator it includes the emulator. ``seconds`` is wall time, starting included.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    outputs: Mapping[str, bytes] = field(default_factory=dict)
+    regions: tuple[Mapping[str, int], ...] = ()
+    totals: Mapping[str, int] = field(default_factory=dict)
+    peak_rss_bytes: int | None = None
+    seconds: float = 0.0
+
+
+class Link(Protocol):
+    """A way to a machine that runs commands."""
+
+    @property
+    def name(self) -> str:
+        """As the user wrote it: "local", "emulator", ..."""
+
+    @property
+    def arch(self) -> str:
+        """Machine of the programs that run there: "aarch64", "x86_64"."""
+
+    @property
+    def source(self) -> MeasurementSource:
+        """What figures taken over this link are worth."""
+
+    def facts(self) -> dict[str, Any]:
+        """JSON data about the machine, for reports."""
+
+    def run(
+        self,
+        command: DeviceCommand,
+        *,
+        timeout_s: float,
+        count: bool = False,
+        caches: bool = False,
+        per_op: bool = False,
+    ) -> RunResult:
+        """Push the command's files into an empty folder there, run it in that folder, bring its outputs back.
+
+        The arguments reach the program as they are; no shell sees them. A non-zero exit code is a result,
+        not an error. ``count`` counts instructions in the regions that the program marks, ``caches`` models
+        the caches as well, ``per_op`` makes the program's clock tick in instructions (one per microsecond).
+        Counts are exact for programs of one thread.
+
+        Raises DeviceError when the program crashes, does not end within ``timeout_s`` or does not write an
+        output; Unsupported for a count that this link cannot take.
+        """
+
+
+def check_command(command: DeviceCommand) -> None:
+    """Raise ValueError for a command that no link could run: a bug of the caller."""
+    if not command.argv or command.argv[0] not in command.files:
+        raise ValueError(f"argv[0] must be one of the pushed files, got {command.argv[:1]}")
+    for name in (*command.files, *command.outputs):
+        path = PurePosixPath(name)
+        if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise ValueError(f"file name {name!r} leaves the run's folder")
+    if any("\0" in argument for argument in command.argv):
+        raise ValueError("an argument holds a NUL character")
+
+
+def push(command: DeviceCommand, folder: Path) -> None:
+    """Copy the command's files into a local folder; the program itself is made executable."""
+    for name, source in command.files.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(source, target)
+        except OSError as exc:
+            raise DeviceError(f"cannot push {name}: {exc.strerror} ({source})") from exc
+    (folder / command.argv[0]).chmod(0o755)
+
+
+def collect(command: DeviceCommand, folder: Path, *, returncode: int, stderr: str) -> dict[str, bytes]:
+    """Read the command's outputs from a local folder. Raises DeviceError for one that should be there."""
+    outputs: dict[str, bytes] = {}
+    for name in command.outputs:
+        path = folder / name
+        if path.is_file() and not path.is_symlink():
+            outputs[name] = path.read_bytes()
+        elif returncode == 0:
+            raise DeviceError(
+                f"{command.argv[0]} ended well but did not write {name}", hint=last_lines(stderr)
+            )
+    return outputs
+
+
+def raise_crash(program: str, returncode: int, stderr: str, where: str) -> None:
+    """Raise DeviceError when ``returncode`` (negative: a signal, as subprocess has it) tells of a crash."""
+    if returncode >= 0:
+        return
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    raise DeviceError(f"{program} was ended by {name} on {where}", hint=last_lines(stderr))
+
+
+def last_lines(text: str) -> str | None:
+    """The last lines of a program's standard error, as a hint; None when it said nothing."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return "last output:\n" + "\n".join(lines[-_LAST_LINES:]) if lines else None

@@ -1,0 +1,219 @@
+"""qemu-aarch64 in user mode as a device."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekit.devices.base import RunResult, check_command, collect, last_lines, push, raise_crash
+from edgekit.devices.emulator.sysroot import INSTALL, sysroot
+from edgekit.devices.local import ENVIRONMENT
+from edgekit.devices.process import Finished, run_process
+from edgekit.errors import DeviceError, MissingDependency, Unsupported
+from edgekit.native import counter_plugin, instruction_clock
+from edgekit.profiles.schema import Cache, DeviceProfile, Emulator
+from edgekit.store import Store
+from edgekit.types import DeviceCommand, MeasurementSource
+
+_QEMU = "qemu-aarch64"
+_COUNTS = ".edgekit-counts.jsonl"
+_CLOCK = ".edgekit-clock.so"
+_LINE_BYTES = 64
+_FIRST_WITHOUT_API_1 = 9  # major version of QEMU: see native/qemu_plugin_api.h
+
+
+class EmulatorLink:
+    """Runs arm64 programs under qemu-aarch64 with the CPU and the persona of a profile.
+
+    Programs see the profile's /proc/cpuinfo and /sys/devices/system/cpu, and otherwise the host's files.
+    Times mean nothing here. Instruction counts are exact for programs of one thread; cache misses are
+    those of a model (LRU, one core, no prefetcher). The instruction set and the results are the device's.
+    A process that the program starts would run on the host: no emulation of children.
+
+    Raises Unsupported for a profile without an emulator section, MissingDependency without QEMU or the
+    arm64 C library.
+    """
+
+    name = "emulator"
+    arch = "aarch64"
+    source: MeasurementSource = "emulator"
+
+    def __init__(self, profile: DeviceProfile, store: Store) -> None:
+        if profile.emulator is None:
+            raise Unsupported(
+                f"profile {profile.id} cannot be emulated: it has no emulator section",
+                hint="choose a profile with an emulator (see `edgekit profiles show`), or use --device local",
+            )
+        self._profile = profile
+        self._emulator: Emulator = profile.emulator
+        self._store = store
+        self._qemu = _find_qemu()
+        self._version = _qemu_version(self._qemu)
+        self._plugins = _has_plugins(self._qemu)
+        self._root = sysroot(profile, self._emulator, store)
+
+    def facts(self) -> dict[str, Any]:
+        """What is emulated and by what; "cache_model" holds the geometries that ``caches=True`` would use."""
+        return {
+            "name": self._profile.title,
+            "profile": self._profile.id,
+            "cpu": self._emulator.cpu,
+            "cores": self._profile.core_count,
+            "persona": self._root.name[:12],
+            "emulator": f"{_QEMU} {self._version}",
+            "counts_instructions": self._can_count(),
+            "cache_model": {name: f"{c.kib} KiB, {c.ways} ways" for name, c in self._modelled().items()},
+            "arch": self.arch,
+            "host": platform.machine(),
+            "emulated": True,
+        }
+
+    def run(
+        self,
+        command: DeviceCommand,
+        *,
+        timeout_s: float,
+        count: bool = False,
+        caches: bool = False,
+        per_op: bool = False,
+    ) -> RunResult:
+        """See :meth:`edgekit.devices.base.Link.run`. ``caches`` and ``per_op`` imply ``count``."""
+        check_command(command)
+        counting = count or caches or per_op
+        if counting and not self._can_count():
+            raise MissingDependency(
+                f"{self._qemu} {self._version} cannot count instructions: "
+                "that needs QEMU 4.2 to 8.2, built with plugins",
+                hint="qemu-user 7.2 of Debian 12 can; that of Debian 13 has no plugins",
+            )
+        program = command.argv[0]
+        with self._store.scratch() as folder:
+            push(command, folder)
+            plugin = self._plugin_options(caches=caches) if counting else []
+            if per_op:
+                shutil.copyfile(instruction_clock(self._store), folder / _CLOCK)
+            guest_only, shared = _environment(command.env, preload=f"./{_CLOCK}" if per_op else None)
+            done = run_process(
+                [
+                    *(self._qemu, "-cpu", self._emulator.cpu, "-L", str(self._root)),
+                    *(*plugin, *guest_only, f"./{program}", *command.argv[1:]),
+                ],
+                folder=folder,
+                env=shared,
+                timeout_s=timeout_s,
+                what=f"{program} under {_QEMU}",
+            )
+            raise_crash(program, done.returncode, done.stderr, f"the emulated {self._emulator.cpu}")
+            outputs = collect(command, folder, returncode=done.returncode, stderr=done.stderr)
+            regions, totals = _read_counts(folder / _COUNTS, done) if counting else ((), {})
+        return RunResult(
+            returncode=done.returncode,
+            stdout=done.stdout,
+            stderr=done.stderr,
+            outputs=outputs,
+            regions=regions,
+            totals=totals,
+            peak_rss_bytes=done.peak_rss_bytes,
+            seconds=done.seconds,
+        )
+
+    def _can_count(self) -> bool:
+        major = int(self._version.partition(".")[0])
+        return self._plugins and major < _FIRST_WITHOUT_API_1
+
+    def _plugin_options(self, *, caches: bool) -> list[str]:
+        options = [_escape(str(counter_plugin(self._store))), f"out={_COUNTS}"]
+        if caches:
+            modelled = self._modelled()
+            if not modelled:
+                raise Unsupported(
+                    f"caches cannot be modelled for profile {self._profile.id}",
+                    hint="the model needs kib and ways of caches.l1d and caches.l1i, with lines of 64 bytes",
+                )
+            options += [f"{name}={cache.kib}:{cache.ways}" for name, cache in modelled.items()]
+        return ["-plugin", ",".join(options)]
+
+    def _modelled(self) -> dict[str, Cache]:
+        """Levels that can be modelled: both L1 caches or none, then L2 and L3 as far as they are known."""
+        caches = self._profile.caches
+        if not (_is_known(caches.l1i) and _is_known(caches.l1d)):
+            return {}
+        known: dict[str, Cache] = {}
+        for name in ("l1i", "l1d", "l2", "l3"):
+            cache: Cache | None = getattr(caches, name)
+            if cache is None or not _is_known(cache):
+                break
+            known[name] = cache
+        return known
+
+
+def _is_known(cache: Cache | None) -> bool:
+    return cache is not None and cache.ways is not None and cache.line_bytes == _LINE_BYTES
+
+
+def _find_qemu() -> str:
+    path = shutil.which(_QEMU)
+    if path is None:
+        # qemu-aarch64-static (package qemu-user-static) would not do: it cannot load plugins.
+        raise MissingDependency(f"{_QEMU} is not installed", hint=INSTALL)
+    return path
+
+
+def _qemu_version(qemu: str) -> str:
+    done = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"version (\d+(?:\.\d+)+)", done.stdout)
+    if found is None:
+        raise MissingDependency(f"{qemu} does not tell its version", hint=INSTALL)
+    return found[1]
+
+
+def _has_plugins(qemu: str) -> bool:
+    """Whether it was built with plugins: static builds, and Debian's from version 13 on, were not."""
+    done = subprocess.run([qemu, "-h"], capture_output=True, text=True, check=False)
+    return "-plugin " in done.stdout
+
+
+def _escape(value: str) -> str:
+    """A value in QEMU's option lists: a comma is written twice."""
+    return value.replace(",", ",,")
+
+
+def _environment(env: Mapping[str, str], *, preload: str | None) -> tuple[list[str], dict[str, str]]:
+    """Options and environment that give the guest ``env``.
+
+    The guest inherits QEMU's environment. Variables of the dynamic loader must not reach QEMU itself, which
+    is a program of the host, so they are set for the guest alone. -E splits at commas: none in these.
+    """
+    shared = {**ENVIRONMENT, **{k: v for k, v in env.items() if not k.startswith("LD_")}}
+    guest_only = {k: v for k, v in env.items() if k.startswith("LD_")}
+    if preload is not None:
+        guest_only["LD_PRELOAD"] = " ".join(filter(None, (preload, guest_only.get("LD_PRELOAD"))))
+    if any("," in value for value in guest_only.values()):
+        raise ValueError("a variable of the dynamic loader cannot hold a comma under qemu-user")
+    return [part for k, v in guest_only.items() for part in ("-E", f"{k}={v}")], shared
+
+
+def _read_counts(path: Path, done: Finished) -> tuple[tuple[Mapping[str, int], ...], Mapping[str, int]]:
+    """Regions and totals that the plugin wrote.
+
+    Raises DeviceError when there are none (the plugin did not load) or when the program ran more than one
+    thread: counters are not atomic, and a count that may be wrong is not given out.
+    """
+    if not path.is_file() or not (text := path.read_text()):
+        raise DeviceError("the instruction counter did not run", hint=last_lines(done.stderr))
+    records: list[dict[str, int]] = [json.loads(line) for line in text.splitlines()]
+    regions = tuple(record for record in records if "region" in record)
+    totals = next((record for record in records if "total" in record), {})
+    threads = max((record["threads"] for record in records), default=1)
+    if threads > 1:
+        raise DeviceError(
+            f"the program ran {threads} threads, so its instructions were not counted exactly",
+            hint="count with one thread",
+        )
+    return regions, totals

@@ -1,0 +1,155 @@
+"""Compile the C sources of this package on demand."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.errors import MissingDependency, StepFailed, Unsupported
+from edgekit.native.cache import cached_folder
+from edgekit.native.litert_library import LIBRARY, litert_library
+from edgekit.store import Store, digest_file
+
+_SOURCES = Path(__file__).parent
+_FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra")
+_SHARED = (*_FLAGS, "-fPIC", "-shared", "-fvisibility=hidden")
+_COMPILE_SECONDS = 120
+_FIRST_LINES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compiler:
+    """A C compiler: where it is, what it says it is, and the Debian packages that it comes in."""
+
+    path: str
+    version: str
+    packages: str
+
+
+def litert_runtime(arch: str, store: Store) -> Mapping[str, Path]:
+    """The runner and the library that it needs, for a machine: ``{"litert_run": ..., "libLiteRt.so": ...}``.
+
+    Both must lie in one folder when run: the runner looks for the library beside itself. ``arch`` is
+    "aarch64" or what ``platform.machine()`` says of this host. The library is that of the
+    ai-edge-litert release installed here, so that host and device run the same kernels' release.
+
+    Raises Unsupported for another machine, MissingDependency without a compiler or the library,
+    StepFailed when the compiler refuses the source.
+    """
+    library = litert_library(arch, store)
+    link = ("-Wl,--allow-shlib-undefined", "-Wl,-z,now", "-Wl,-rpath,$ORIGIN")
+    runner = _compile(
+        store,
+        _compiler(arch),
+        output="litert_run",
+        sources=("litert_run.c", "litert_api.h"),
+        flags=(*_FLAGS, *link),
+        library=library,
+    )
+    return {"litert_run": runner, LIBRARY: library}
+
+
+def counter_plugin(store: Store) -> Path:
+    """The instruction-counting plugin for the host's qemu-aarch64, version 4.2 to 8.2."""
+    return _compile(
+        store,
+        _compiler(platform.machine()),
+        output="ekcount.so",
+        sources=("ekcount.c", "a64_classes.h", "cache_model.h", "qemu_plugin_api.h"),
+        flags=_SHARED,
+    )
+
+
+def instruction_clock(store: Store) -> Path:
+    """The arm64 library that makes the guest's clock tick in instructions; to be preloaded."""
+    return _compile(
+        store,
+        _compiler("aarch64"),
+        output="ekclock.so",
+        sources=("ekclock.c",),
+        # Not hidden: the library exists to override the C library's functions.
+        flags=(*_FLAGS, "-fPIC", "-shared"),
+    )
+
+
+def _compiler(arch: str) -> _Compiler:
+    names: tuple[str, ...]
+    if arch == platform.machine():
+        names, packages = ("cc", "gcc"), "gcc libc6-dev"
+    elif arch == "aarch64":
+        names, packages = ("aarch64-linux-gnu-gcc",), "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+    else:
+        raise Unsupported(
+            f"edgekit has no compiler for programs of {arch}",
+            hint=f"it compiles for aarch64 and for this host ({platform.machine()})",
+        )
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        raise MissingDependency(
+            f"the C compiler {names[0]} is not installed",
+            hint=f"apt-get install --no-install-recommends {packages}",
+        )
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise MissingDependency(
+            f"the C compiler {path} does not run: {_first_lines(done.stderr)}",
+            hint=f"apt-get install --no-install-recommends {packages}",
+        )
+    return _Compiler(path=path, version=done.stdout.partition("\n")[0], packages=packages)
+
+
+def _compile(
+    store: Store,
+    compiler: _Compiler,
+    *,
+    output: str,
+    sources: Sequence[str],
+    flags: Sequence[str],
+    library: Path | None = None,
+) -> Path:
+    """Compile the .c files among ``sources`` into ``output``, linked with ``library`` where given."""
+    key = {
+        "output": output,
+        "sources": {name: digest_file(_SOURCES / name) for name in sources},
+        "compiler": compiler.version,
+        "flags": list(flags),
+        "library": digest_file(library) if library else None,
+    }
+
+    def make(folder: Path) -> None:
+        files = [str(_SOURCES / name) for name in sources if name.endswith(".c")]
+        argv = [compiler.path, "-o", str(folder / output), *files]
+        # Behind the sources: the linker takes from a library only what those before it lack.
+        argv += [str(library)] if library else []
+        _run_compiler([*argv, *flags], compiler)
+
+    return cached_folder(store, key, (output,), make) / output
+
+
+def _run_compiler(argv: Sequence[str], compiler: _Compiler) -> None:
+    try:
+        done = subprocess.run(
+            list(argv),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_COMPILE_SECONDS,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise StepFailed(f"{argv[0]} did not finish within {_COMPILE_SECONDS} s") from exc
+    if done.returncode != 0:
+        raise StepFailed(
+            f"{argv[0]} failed (exit {done.returncode}): {_first_lines(done.stderr)}",
+            hint="if headers or libraries are missing: apt-get install --no-install-recommends "
+            + compiler.packages,
+        )
+
+
+def _first_lines(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return "\n".join(lines[:_FIRST_LINES]) or "it said nothing"

@@ -1,0 +1,27 @@
+"""The report in a few lines of text, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgekit.report.headline import cards, gate_text, precision_of, status_of
+
+
+def summary_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(label, text) pairs in reading order: status, model, figures before -> after, gates, warnings."""
+    status = status_of(report)
+    lines = [("Status", f"{status.word}: {status.text}")]
+    if status.hint:
+        lines.append(("Next", status.hint))
+    how = ", ".join(str(x) for x in (report["target"], report["plan"]["delegate"], precision_of(report)) if x)
+    lines.append(("Model", f"{report['model']['name']} -> {report['profile']} ({how})"))
+    for card in cards(report):
+        text = f"{card.was} -> {card.value}" if card.was else card.value
+        extra = [x for x in (card.change, *card.notes) if x]
+        lines.append((card.label, f"{text}  ({'; '.join(extra)})" if extra else text))
+    for gate in report["gates"]:
+        mark = {True: "passed", False: "FAILED", None: "NOT MEASURED"}[gate["passed"]]
+        lines.append(("Gate", f"{mark}: {gate_text(gate)}"))
+    lines += [("Warning", w) for w in report["warnings"]]
+    return lines

@@ -1,0 +1,125 @@
+"""The settings behind ``--set key=value``: names, types, limits, defaults and what they mean."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from edgekit.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One key. ``parse`` turns the user's text into a value or raises ValueError with the reason."""
+
+    parse: Callable[[str], Any]
+    default: Any
+    help: str
+
+
+def _number(low: float, high: float, kind: type[int] | type[float] = float) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError(f"must be {'an integer' if kind is int else 'a number'}") from None
+        if not low <= value <= high:
+            raise ValueError(f"must be between {low:g} and {high:g}")
+        return value
+
+    return parse
+
+
+def _choice(*names: str) -> Callable[[str], Any]:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
+def _flag(text: str) -> bool:
+    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in known:
+        raise ValueError("must be true or false")
+    return known[text.lower()]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(n.strip() for n in text.split(",") if n.strip())
+
+
+def _auto(inner: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text == "auto" else inner(text)
+
+
+SETTINGS: Mapping[str, Setting] = MappingProxyType(
+    {
+        "prune.ratio": Setting(
+            parse=_auto(_number(0.0, 0.95)),
+            default=None,
+            help="share of channels to remove per layer; 0 switches pruning off, auto lets the planner choose",
+        ),
+        "prune.ignore": Setting(parse=_names, default=(), help="layers to leave alone, comma separated"),
+        "finetune.epochs": Setting(parse=_number(1, 10_000, int), default=20, help="most epochs of fine-tuning"),
+        "finetune.lr": Setting(parse=_number(1e-8, 10.0), default=1e-3, help="highest learning rate"),
+        "finetune.batch_size": Setting(parse=_number(1, 65_536, int), default=64, help="samples per step"),
+        "finetune.patience": Setting(
+            parse=_number(1, 10_000, int), default=6, help="epochs without a gain before fine-tuning stops"
+        ),
+        "finetune.optimizer": Setting(parse=_choice("adamw", "sgd"), default="adamw", help="adamw or sgd"),
+        "distill.temperature": Setting(
+            parse=_number(0.1, 100.0), default=4.0, help="softening of the original's outputs"
+        ),
+        "distill.alpha": Setting(
+            parse=_number(0.0, 1.0), default=0.7, help="weight of the original's outputs against the labels"
+        ),
+        "quantize.precision": Setting(
+            parse=_auto(_choice("int8", "dynamic", "fp16", "float32")),
+            default=None,
+            help="precision of the file; auto lets the planner choose",
+        ),
+        "quantize.calibration": Setting(
+            parse=_choice("auto", "minmax", "mse"), default="auto", help="range method; auto measures both"
+        ),
+        "quantize.per_channel": Setting(parse=_flag, default=True, help="one weight scale per output channel"),
+        "quantize.io": Setting(
+            parse=_choice("float", "int8"), default="float", help="type of the file's inputs and outputs"
+        ),
+        "calib.samples": Setting(parse=_number(1, 100_000, int), default=256, help="most calibration samples"),
+        "gate.min_agreement": Setting(
+            parse=_number(0.0, 100.0), default=95.0, help="least share of unchanged top-1 decisions, in percent"
+        ),
+        "gate.min_sqnr": Setting(parse=_number(-50.0, 200.0), default=15.0, help="least output SQNR, in dB"),
+    }
+)
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Typed values from "key=value" texts. Raises UserError naming the nearest key or the allowed values."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, sep, text = pair.partition("=")
+        key = key.strip()
+        if not sep:
+            raise UserError(f"--set {pair!r} is not key=value", hint="for example --set prune.ratio=0.3")
+        if key not in SETTINGS:
+            near = difflib.get_close_matches(key, SETTINGS, n=3, cutoff=0.4)
+            raise UserError(
+                f"there is no setting {key!r}",
+                hint=f"did you mean {' or '.join(near)}?" if near else f"settings: {', '.join(SETTINGS)}",
+            )
+        try:
+            values[key] = SETTINGS[key].parse(text.strip())
+        except ValueError as exc:
+            raise UserError(f"--set {key}={text.strip()}: {exc}", hint=SETTINGS[key].help) from exc
+    return values
+
+
+def resolved(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting: the user's value where there is one, else the default."""
+    return {key: chosen.get(key, s.default) for key, s in SETTINGS.items()}

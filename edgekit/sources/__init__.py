@@ -1,0 +1,1 @@
+"""User input: models and data as edgekit's own values."""

@@ -1,0 +1,37 @@
+"""A store shared by the session and arm64 programs compiled from source text."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgekit.store import Store
+
+
+@pytest.fixture(scope="session")
+def device_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("device, store"))
+
+
+@pytest.fixture
+def arm64_program(tmp_path: Path) -> Callable[..., Path]:
+    """Compile C for arm64; skips without the tools, fails where the job promises them."""
+    missing = [name for name in ("qemu-aarch64", "aarch64-linux-gnu-gcc", "cc") if shutil.which(name) is None]
+    if missing and os.environ.get("EDGEKIT_REQUIRE_EMULATOR") == "1":
+        pytest.fail(f"EDGEKIT_REQUIRE_EMULATOR=1, but {', '.join(missing)} is missing")
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+    def compile_program(source: str) -> Path:
+        (tmp_path / "program.c").write_text(source)
+        program = tmp_path / "program"
+        compiler = ["aarch64-linux-gnu-gcc", "-O1", "-o", str(program), str(tmp_path / "program.c")]
+        subprocess.run(compiler, check=True)
+        return program
+
+    return compile_program
