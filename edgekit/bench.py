@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgekit.types import Array
 
 _TIMEOUT_S = 900.0
+_OPERATOR_EVENTS = (2, 8)
+"""LiteRT's profile event types of operators outside and inside a delegate; others enclose them."""
 _BYTES_PER_KB = 1024
 
 
@@ -123,7 +125,9 @@ def _counts(
     samples = tuple(float(r["insns"]) for r in result.regions)
     last = result.regions[-1]
     classes = {
-        k: v for k, v in last.items() if k not in ("insns", "region", "threads") and not k.startswith(("l1", "l2"))
+        k: v
+        for k, v in last.items()
+        if k not in ("insns", "region", "threads") and not k.endswith(("_accesses", "_misses"))
     }
     detail: dict[str, Any] = {"classes": classes}
     if ops is not None:
@@ -139,7 +143,7 @@ def _counts(
             **common,
         )
     ]
-    for level in ("l1i", "l1d", "l2"):
+    for level in ("l1i", "l1d", "l2", "l3"):
         key = f"{level}_misses"
         if key in last:
             misses = tuple(float(r[key]) for r in result.regions)
@@ -172,5 +176,5 @@ def _ops_by_instructions(
     return [
         {"name": str(e["tag"]), "op": None, "instructions": float(e["us"])}
         for e in report.get("events", [])
-        if e.get("operator", True)
+        if e["type"] in _OPERATOR_EVENTS
     ]

@@ -65,7 +65,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             help="share of channels to remove per layer; 0 switches pruning off, auto lets the planner choose",
         ),
         "prune.ignore": Setting(parse=_names, default=(), help="layers to leave alone, comma separated"),
-        "finetune.epochs": Setting(parse=_number(1, 10_000, int), default=20, help="most epochs of fine-tuning"),
+        "finetune.epochs": Setting(parse=_number(1, 10_000, int), default=10, help="most epochs of fine-tuning"),
         "finetune.lr": Setting(parse=_number(1e-8, 10.0), default=1e-3, help="highest learning rate"),
         "finetune.batch_size": Setting(parse=_number(1, 65_536, int), default=64, help="samples per step"),
         "finetune.patience": Setting(

@@ -24,6 +24,13 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from edgekit.compress.channels import (
+    LayerChannels,
+    channel_groups,
+    channel_table,
+    channels_to_keep,
+    mask_inputs,
+)
 from edgekit.compress.history import describe_changes
 from edgekit.errors import StepFailed, Unsupported, UserError
 from edgekit.types import Emit, Event, ignore_events
@@ -35,15 +42,6 @@ if TYPE_CHECKING:
 MAX_RATIO = 0.95
 _SAME = 1e-3
 """Largest difference, relative to the largest output, between masked and pruned (float32 rounding)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerChannels:
-    """Output channels of one convolution or linear layer."""
-
-    layer: str
-    before: int
-    after: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,19 +111,13 @@ def prune(
     return Pruned(
         module=pruned,
         history=describe_changes(module, pruned, attempt.removed),
-        groups=tuple(_channel_table(module, pruned)),
+        groups=tuple(channel_table(module, pruned)),
         kept=kept,
         params_before=sum(p.numel() for p in module.parameters()),
         params_after=sum(p.numel() for p in pruned.parameters()),
         macs_before=count_macs(copy.deepcopy(module).eval(), example_inputs),
         macs_after=count_macs(pruned, example_inputs),
     )
-
-
-def channels_to_keep(channels: int, ratio: float, multiple: int) -> int:
-    """The multiple nearest to (1 - ratio) * channels, ties to the greater, at least one multiple."""
-    target = (1 - ratio) * channels / multiple
-    return max(1, math.floor(target + 0.5)) * multiple
 
 
 @contextlib.contextmanager
@@ -224,7 +216,7 @@ class _Attempt:
             layer = group[0].dep.target.module
             name = self.names[layer]
             channels = self.graph.get_out_channels(layer)
-            parts = max((_channel_groups(dep.target.module) for dep, _ in group), default=1)
+            parts = max((channel_groups(dep.target.module) for dep, _ in group), default=1)
             multiple = math.lcm(round_to, parts)
             keep = channels_to_keep(channels, ratio, multiple)
             if keep >= channels:
@@ -296,7 +288,7 @@ class _Attempt:
                 continue  # passes channels through: batch norm, depthwise convolution, activation
             if not isinstance(twin, (nn.Linear, nn.modules.conv._ConvNd)):
                 raise _Refused(choice.name, f"it feeds {self.names[target]}, a {type(twin).__name__}")
-            _mask_inputs(twin, indices)
+            mask_inputs(twin, indices)
         return masked, exact
 
     def _heads(self) -> list[nn.Module]:
@@ -332,31 +324,6 @@ class _Attempt:
             ]
 
 
-def _mask_inputs(layer: Any, indices: Sequence[int]) -> None:
-    """Zero the weights by which ``layer`` uses the input channels ``indices``."""
-    weight = layer.weight.data
-    if not hasattr(layer, "groups"):
-        weight[:, indices] = 0
-    elif layer.transposed:
-        weight[indices] = 0
-    else:
-        per_group_in, per_group_out = weight.shape[1], weight.shape[0] // layer.groups
-        for index in indices:
-            g, position = divmod(index, per_group_in)
-            weight[g * per_group_out : (g + 1) * per_group_out, position] = 0
-
-
-def _channel_groups(layer: Any) -> int:
-    """In how many equal parts a layer treats its channels; 1 for a depthwise convolution."""
-    from torch import nn
-
-    if isinstance(layer, nn.GroupNorm):
-        return layer.num_groups
-    if isinstance(layer, nn.modules.conv._ConvNd) and layer.groups not in (1, layer.out_channels):
-        return layer.groups
-    return 1
-
-
 def _named_by_user(module: nn.Module, ignore: Sequence[str]) -> dict[str, str]:
     names = [name for name, _ in module.named_modules() if name]
     for name in ignore:
@@ -364,18 +331,6 @@ def _named_by_user(module: nn.Module, ignore: Sequence[str]) -> dict[str, str]:
             near = get_close_matches(name, names, n=3) or names[:5]
             raise UserError(f"prune.ignore: the model has no layer {name!r}", hint=f"near: {', '.join(near)}")
     return dict.fromkeys(ignore, "named in prune.ignore")
-
-
-def _channel_table(before: nn.Module, after: nn.Module) -> Iterator[LayerChannels]:
-    from torch import nn
-
-    new = dict(after.named_modules())
-    for name, layer in before.named_modules():
-        if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
-            key = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
-            old, now = getattr(layer, key), getattr(new[name], key)
-            if old != now:
-                yield LayerChannels(layer=name, before=old, after=now)
 
 
 def _line(exc: BaseException) -> str:

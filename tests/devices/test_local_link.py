@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import platform
+import select
 import sys
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def test_a_timeout_ends_the_children_too(link: LocalLink, tmp_path: Path) -> Non
     with pytest.raises(DeviceError, match=r"did not end within 0\.5 s"):
         link.run(command(script(tmp_path, body)), timeout_s=0.5)
     # End of file: no process holds the writing end any more.
-    os.set_blocking(reader, True)
+    ended, _, _ = select.select([reader], [], [], 5)
+    assert ended
     assert os.read(reader, 1) == b""
     os.close(reader)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +43,14 @@ def make_interpreter(path: Path, *, keep_all: bool = False, threads: int = 2) ->
 
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if keep_all else OpResolverType.AUTO
     try:
-        interpreter = Interpreter(
-            model_path=str(path),
-            num_threads=threads,
-            experimental_preserve_all_tensors=keep_all,
-            experimental_op_resolver_type=resolver,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors.*")
+            interpreter = Interpreter(
+                model_path=str(path),
+                num_threads=threads,
+                experimental_preserve_all_tensors=keep_all,
+                experimental_op_resolver_type=resolver,
+            )
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as exc:
         raise StepFailed(f"LiteRT cannot load {path.name}: {exc}") from exc

@@ -1,0 +1,145 @@
+"""What commands print with: results on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit.types import Emit, Event
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def print_json(data: Any) -> None:
+    """JSON on stdout, for programs."""
+    click.echo(json.dumps(data, indent=1, allow_nan=False, default=str))
+
+
+def console() -> Console:
+    """A rich console on stdout."""
+    from rich.console import Console
+
+    return Console(soft_wrap=False)
+
+
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Label and text, aligned; long texts wrap under themselves on a terminal."""
+    out = console()
+    width = max((len(label) for label, _ in rows), default=0)
+    if not out.is_terminal:
+        for label, text in rows:
+            click.echo(f"{label.ljust(width)}  {text}")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for label, text in rows:
+        style = {"Warning": "yellow", "warning": "yellow"}.get(label, "bold")
+        table.add_row(Text(label, style=style), Text(text))
+    out.print(table)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table: ruled on a terminal, aligned plain columns elsewhere. Figures align right."""
+    out = console()
+    if out.is_terminal:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table()
+        for i, name in enumerate(columns):
+            numeric = all(_is_figure(row[i]) for row in rows)
+            table.add_column(name, justify="right" if numeric else "left")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        out.print(table)
+        return
+    widths = [max(len(c), *(len(r[i]) for r in rows)) if rows else len(c) for i, c in enumerate(columns)]
+    for row in [list(columns), *rows]:
+        click.echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _is_figure(text: str) -> bool:
+    return bool(text) and (text[0].isdigit() or text[0] in "-+.") or text == ""
+
+
+@contextmanager
+def progress() -> Iterator[Emit]:
+    """An ``Emit`` that shows a build on stderr: bars on a terminal, plain lines otherwise, nothing with -q."""
+    if os.environ.get("EDGEKIT_QUIET"):
+        yield lambda event: None
+        return
+    from rich.console import Console
+
+    target = Console(stderr=True)
+    if not target.is_terminal:
+        yield _plain
+        return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[note]}", style="dim"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=target) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    """One bar for each step."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, event: Event) -> None:
+        task = self._tasks.get(event.step)
+        if event.kind == "step_started" or (task is None and event.kind == "progress"):
+            self._tasks[event.step] = self._bars.add_task(event.step, total=None, note="")
+        elif event.kind == "progress" and task is not None:
+            self._bars.update(
+                task, completed=event.data.get("done"), total=event.data.get("total"), note=_figures(event)
+            )
+        elif event.kind == "step_finished" and task is not None:
+            note = "from the cache" if event.data.get("cached") else ""
+            self._bars.update(task, total=1, completed=1, note=note)
+            self._bars.stop_task(task)
+        elif event.kind in ("warning", "info"):
+            from rich.text import Text
+
+            self._bars.console.print(Text(f"{event.step}: {event.message}"))
+
+
+_last_line = [0.0]
+
+
+def _plain(event: Event) -> None:
+    """Lines for logs; progress at most every ten seconds."""
+    if event.kind == "step_finished":
+        seconds = event.data.get("seconds")
+        took = "" if seconds is None else f" in {seconds:.1f} s"
+        click.echo(f"{event.step}: {'cached' if event.data.get('cached') else 'done'}{took}", err=True)
+    elif event.kind in ("warning", "info"):
+        click.echo(f"{event.step}: {event.message}", err=True)
+    elif event.kind == "progress" and time.monotonic() - _last_line[0] > 10:
+        _last_line[0] = time.monotonic()
+        click.echo(f"{event.step}: {event.data.get('done')} of {event.data.get('total')} {_figures(event)}", err=True)
+
+
+def _figures(event: Event) -> str:
+    shown = {k: v for k, v in event.data.items() if k not in ("done", "total") and isinstance(v, (int, float))}
+    return " ".join(f"{k} {v:.4g}" for k, v in shown.items())

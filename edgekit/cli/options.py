@@ -1,0 +1,124 @@
+"""Options that `build` and `plan` share, and what they are parsed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = [
+    click.argument("model", required=False),
+    click.option("--profile", required=True, metavar="NAME|FILE", help="Device profile (`edgekit profiles list`)."),
+    click.option(
+        "--target",
+        default="auto",
+        show_default=True,
+        metavar="RUNTIME",
+        help="Runtime to build for, such as tflite; auto takes the profile's first that works.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Weights for MODEL: safetensors, or a torch file of tensors.",
+    ),
+    click.option(
+        "--input-shape",
+        "input_shapes",
+        multiple=True,
+        metavar="1,3,224,224",
+        help="Shape of an input, batch first; once for each input.",
+    ),
+    click.option("--calib", metavar="SRC", help="Calibration data for int8; labels are not used."),
+    click.option("--eval", "evaluation", metavar="SRC", help="Labelled data on which accuracy is measured."),
+    click.option("--train", metavar="SRC", help="Training data: allows pruning with fine-tuning."),
+    click.option("--max-drop", type=click.FloatRange(0, 100), metavar="POINTS", help="Accuracy that may be lost."),
+    click.option("--max-size", type=click.FloatRange(0, min_open=True), metavar="MB", help="Largest model file."),
+    click.option("--task", type=click.Choice(["classification", "generic"]), help="What the output means."),
+    click.option("--input-range", metavar="LO,HI", help="Values that inputs may take; others are refused."),
+    click.option("--keep-nchw", is_flag=True, help="Keep the model's channels-first input in the file."),
+    click.option("--int8-io", is_flag=True, help="Integer inputs and outputs (same as --set quantize.io=int8)."),
+    click.option(
+        "--allow-overlap", is_flag=True, help="Let calibration, evaluation and training data share samples."
+    ),
+    click.option(
+        "--device",
+        metavar="LINK",
+        help="Where to measure: emulator or local; without it the emulator if the profile has one.",
+    ),
+    click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting, such as prune.ratio=0.3."
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random."),
+]
+
+SOURCES_HELP = """\
+MODEL is file.py:callable, package.module:callable, model.pt2, a TorchScript .pt or model.onnx; without it
+the built-in demo is built. SRC is file.py:callable (a Dataset or iterable of (x, y)), a folder of images by
+class, data.npz with x and y, or digits.
+"""
+
+
+def build_options(function: F) -> F:
+    """Add the shared arguments and options to a command."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """ "1,3,32,32" as a shape; "1x3x32x32" too."""
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a shape such as 1,3,224,224", param_hint="--input-shape") from None
+    if not shape or min(shape) < 1:
+        raise click.BadParameter(f"{text!r}: every dimension must be at least 1", param_hint="--input-shape")
+    return shape
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """ "0,1" as (0.0, 1.0)."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a range such as 0,1", param_hint="--input-range") from None
+    if low >= high:
+        raise click.BadParameter(f"{text!r}: the first value must be smaller", param_hint="--input-range")
+    return low, high
+
+
+def to_request(options: dict[str, Any]) -> tuple[Any, Any]:
+    """(Sources, Request) from the parsed options."""
+    from edgekit.build import Request, Sources
+    from edgekit.settings import parse_settings
+
+    settings = parse_settings(options["settings"])
+    if options["int8_io"]:
+        settings["quantize.io"] = "int8"
+    size = options["max_size"]
+    sources = Sources(
+        model=options["model"],
+        weights=options["weights"],
+        input_shapes=tuple(parse_shape(s) for s in options["input_shapes"]) or None,
+        calib=options["calib"],
+        eval=options["evaluation"],
+        train=options["train"],
+        task=options["task"],
+        input_range=parse_range(options["input_range"]),
+        allow_overlap=options["allow_overlap"],
+    )
+    request = Request(
+        target=options["target"],
+        max_drop=options["max_drop"],
+        max_size_bytes=None if size is None else round(size * 1_000_000),
+        device=options["device"],
+        keep_nchw=options["keep_nchw"],
+        settings=settings,
+    )
+    return sources, request

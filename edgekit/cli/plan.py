@@ -1,0 +1,28 @@
+"""`edgekit plan`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from edgekit.cli.console import json_option, print_json, print_rows, progress
+from edgekit.cli.options import SOURCES_HELP, build_options, to_request
+
+
+@click.command("plan", epilog=SOURCES_HELP)
+@build_options
+@json_option
+def plan(as_json: bool, seed: int, profile: str, **options: Any) -> None:
+    """Load MODEL and data, explain what `build` would do with them and why, and stop."""
+    from edgekit.build import plan_build
+    from edgekit.plan import explain
+    from edgekit.types import to_json
+
+    sources, request = to_request(options)
+    with progress() as emit:
+        inputs, made = plan_build(sources, profile, request, seed=seed, emit=emit)
+    if as_json:
+        print_json(to_json(made) | {"input_warnings": list(inputs.warnings)})
+        return
+    print_rows([*explain(made), *(("warning", w) for w in inputs.warnings)])
