@@ -143,10 +143,15 @@ def _choose_scheme(
     if wanted == "int8" and not has_data:
         raise UserError("int8 needs calibration data", hint="give --calib, or --set quantize.precision=dynamic")
     if wanted is None:
-        wanted = _planned_precision(profile, target, rejected, warnings, has_data=has_data)
+        wanted = _planned_precision(profile, target, rejected, has_data=has_data)
     else:
         rejected.append(
             Rejected(alternative="a precision chosen by the planner", reason=f"quantize.precision={wanted} was set")
+        )
+    if not _has_samples(data):
+        warnings.append(
+            f"no data was given: the file is {wanted} and its accuracy is not verified on real inputs; "
+            "give --calib and --eval for int8 with gates"
         )
     return Scheme(
         precision=wanted,
@@ -158,7 +163,7 @@ def _choose_scheme(
 
 
 def _planned_precision(
-    profile: DeviceProfile, target: Target, rejected: list[Rejected], warnings: list[str], *, has_data: bool
+    profile: DeviceProfile, target: Target, rejected: list[Rejected], *, has_data: bool
 ) -> Precision:
     fp16_arithmetic = "fp16" in profile.isa
     if has_data and "int8" in target.precisions:
@@ -185,13 +190,7 @@ def _planned_precision(
                     reason="these cores have no fp16 arithmetic: half the size, but no faster than float32",
                 )
             )
-    precision: Precision = without_data[0] if without_data else "float32"
-    if not has_data:
-        warnings.append(
-            f"no data was given: the file is {precision} and its accuracy is not verified on real inputs; "
-            "give --calib and --eval for int8 with gates"
-        )
-    return precision
+    return without_data[0] if without_data else "float32"
 
 
 def _pruning(

@@ -59,41 +59,74 @@ def digest_json(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def translate_os_errors(doing: str) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder into one clear :class:`StoreError`."""
+def translate_full_disk(doing: str) -> Iterator[None]:
+    """Turn a full disk into one clear :class:`StoreError`; other errors pass."""
     try:
         yield
     except OSError as exc:
-        where = f" at {exc.filename}" if exc.filename else ""
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StoreError(
-                f"the disk is full while {doing}{where}",
-                hint="free some space, run `edgekit cache clear`, or set EDGEKIT_CACHE to a larger disk",
-            ) from exc
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise StoreError(
+            f"the disk is full while {doing}{_where(exc)}",
+            hint="free some space, run `edgekit cache clear`, or set EDGEKIT_CACHE to a larger disk",
+        ) from exc
+
+
+@contextlib.contextmanager
+def translate_os_errors(doing: str) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into one clear :class:`StoreError`."""
+    try:
+        with translate_full_disk(doing):
+            yield
+    except OSError as exc:
+        where = _where(exc)
         if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(
                 f"no permission while {doing}{where}",
                 hint="choose a writable folder with --out and EDGEKIT_CACHE",
             ) from exc
+        if exc.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise StoreError(
+                f"a file is in the way while {doing}{where}",
+                hint="choose another folder with --out and EDGEKIT_CACHE",
+            ) from exc
         raise
+
+
+def _where(exc: OSError) -> str:
+    return f" at {exc.filename}" if exc.filename else ""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a whole file or nothing: temporary name beside it, fsync, rename."""
+    _write_and_rename(path, data, beside=path.parent)
+
+
+def _write_and_rename(path: Path, data: bytes | str, *, beside: Path) -> None:
+    """Write to a temporary file in ``beside`` (same file system as ``path``), then rename it."""
     raw = data.encode() if isinstance(data, str) else data
     with translate_os_errors(f"writing {path.name}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd, tmp = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        for folder in (path.parent, beside):
+            folder.mkdir(parents=True, exist_ok=True)
+        fd, tmp = tempfile.mkstemp(prefix=f".{path.name}.", dir=beside)
         try:
             with os.fdopen(fd, "wb") as f:
                 f.write(raw)
                 f.flush()
                 os.fsync(f.fileno())
-            os.chmod(tmp, 0o644)
-            os.replace(tmp, path)
+            Path(tmp).chmod(0o644)
+            Path(tmp).replace(path)
         except BaseException:
             Path(tmp).unlink(missing_ok=True)
             raise
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    """Whether an object is there with the bytes that its name promises."""
+    try:
+        return digest_file(path) == sha256
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -121,21 +154,21 @@ class Store:
         """Copy a file into the store; returns its sha256. Putting the same bytes twice is harmless."""
         sha = digest_file(path)
         final = self.object_path(sha)
-        if not final.exists():
+        if not _is_whole(final, sha):
             with translate_os_errors("storing an artifact"):
                 final.parent.mkdir(parents=True, exist_ok=True)
                 with self._temporary_file() as tmp:
                     shutil.copyfile(path, tmp)
-                    os.chmod(tmp, 0o444)
-                    os.replace(tmp, final)
+                    tmp.chmod(0o444)
+                    tmp.replace(final)
         return sha
 
     def put_bytes(self, data: bytes) -> str:
         """Store bytes; returns their sha256."""
         sha = hashlib.sha256(data).hexdigest()
         final = self.object_path(sha)
-        if not final.exists():
-            write_atomic(final, data)
+        if not _is_whole(final, sha):
+            _write_and_rename(final, data, beside=self.root / "tmp")
         return sha
 
     def get(self, sha256: str) -> Path:
@@ -155,19 +188,22 @@ class Store:
         """
         path = self._step_path(key)
         try:
-            record: dict[str, Any] = json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            record: Any = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        if not isinstance(record, dict):
             return None
         for sha in record.get("objects", ()):
             obj = self.object_path(sha)
-            if not obj.exists() or digest_file(obj) != sha:
+            if not _is_whole(obj, sha):
                 obj.unlink(missing_ok=True)
                 return None
         return record
 
     def save_step(self, key: str, result: Mapping[str, Any]) -> None:
         """Record a finished step. ``result`` is JSON data with an ``objects`` list of sha256."""
-        write_atomic(self._step_path(key), json.dumps(result, sort_keys=True, allow_nan=False))
+        text = json.dumps(result, sort_keys=True, allow_nan=False)
+        _write_and_rename(self._step_path(key), text, beside=self.root / "tmp")
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -188,7 +224,8 @@ class Store:
             base.mkdir(parents=True, exist_ok=True)
             path = Path(tempfile.mkdtemp(dir=base))
         try:
-            yield path
+            with translate_full_disk("working in the store"):
+                yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
 

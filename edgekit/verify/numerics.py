@@ -17,7 +17,7 @@ class Closeness:
     """Distance of ``got`` from ``reference`` over all samples and outputs.
 
     ``sqnr_db`` = 10 log10(sum r^2 / sum (r - g)^2), None when the two are equal (it is then infinite)
-    or the reference is all zero. ``max_rel`` = max |r - g| / max |r|.
+    or the reference is all zero. ``max_rel`` = max |r - g| / max |r|. NaN in ``got`` is an infinite distance.
     """
 
     sqnr_db: float | None
@@ -36,7 +36,8 @@ def closeness(reference: Sequence[Array], got: Sequence[Array]) -> Closeness:
         signal += float(a @ a)
         noise += float(((a - b) ** 2).sum())
         dot, norm_r, norm_g = dot + float(a @ b), norm_r + float(a @ a), norm_g + float(b @ b)
-        max_abs = max(max_abs, float(np.abs(a - b).max(initial=0.0)))
+        distance = float(np.abs(a - b).max(initial=0.0))
+        max_abs = max(max_abs, distance if np.isfinite(distance) else float("inf"))
         top = max(top, float(np.abs(a).max(initial=0.0)))
     return Closeness(
         sqnr_db=float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None,

@@ -87,7 +87,7 @@ def observe(artifact: Artifact, samples: Sequence[Sequence[Array]], emit: Emit =
                 value = interpreter.get_tensor(index).ravel()
                 value = value[:: max(1, value.size // _MAX_ELEMENTS)]
                 value = value[value != 0]
-                bins = ((value - lows[index]) * (BINS / span)).astype(np.int64)
+                bins = ((value.astype(np.float64) - lows[index]) * (BINS / span)).astype(np.int64)
                 histogram += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
         emit(Event(kind="progress", step="quantize", data={"done": len(samples) + n + 1, "total": total}))
     return {live[i]: Observed(lows[i], highs[i], counts[i]) for i in live}

@@ -65,6 +65,12 @@ def _explain(log: str, returncode: int) -> ConversionError | Unsupported:
             f"operator {unknown.group(1)} has no TFLite conversion in onnx2tf",
             hint="replace the operation in the model by supported ones",
         )
+    foreign = sorted(set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", log)))
+    if foreign:
+        return Unsupported(
+            f"operator {', '.join(foreign)} has no TFLite kernel",
+            hint="replace the operation in the model by supported ones",
+        )
     if returncode < 0:
         return ConversionError(f"onnx2tf was killed by signal {-returncode} (out of memory?)")
     lines = [line.strip() for line in log.splitlines() if line.strip()]

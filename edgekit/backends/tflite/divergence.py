@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends.tflite.flatbuffer import read_graph, short_name
+from edgekit.backends.tflite.flatbuffer import read_graph, unit_names
 from edgekit.backends.tflite.session import TFLiteSession, to_channels_first
 from edgekit.types import Artifact
 
@@ -49,7 +49,8 @@ def first_divergence(
     if len(anchors) != len(ops):
         return None
     session = TFLiteSession(artifact, keep_all=True)
-    names = [short_name(graph.tensors[o.outputs[0]].name) for o in ops]
+    by_op = unit_names(graph)
+    names = [by_op[o.index] for o in ops]
     taps = session.taps(sample, names)
     for position, (start, unit) in enumerate(zip(anchors, names, strict=True)):
         end = anchors[position + 1] if position + 1 < len(anchors) else len(nodes)

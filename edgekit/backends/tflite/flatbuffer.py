@@ -204,14 +204,15 @@ def op_precision(graph: Graph, op: Op) -> str:
 def units(graph: Graph) -> list[Unit]:
     """Everything that computes, in execution order: one unit per operator except QUANTIZE / DEQUANTIZE."""
     found = []
+    names = unit_names(graph)
     for op in graph.ops:
-        if op.op in PLUMBING:
+        if op.index not in names:
             continue
         out = graph.tensors[op.outputs[0]]
         weights = sum(_stored_bytes(graph, t) for t in op.inputs)
         found.append(
             Unit(
-                name=short_name(out.name),
+                name=names[op.index],
                 op=op.op,
                 index=op.index,
                 macs=macs(graph, op),
@@ -239,6 +240,23 @@ def short_name(tensor: str) -> str:
     if len(parts) > 1 and parts[0].startswith(("model", "functional")):
         parts = parts[1:]
     return "/".join(p.removeprefix("tf.").removeprefix("compat.v1.").removeprefix("nn.") for p in parts) or tensor
+
+
+def unit_names(graph: Graph) -> dict[int, str]:
+    """Name of every unit by the index of its operator, each once: a short name that is taken gets "#2", "#3"."""
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    for op in graph.ops:
+        if op.op in PLUMBING:
+            continue
+        name = short = short_name(graph.tensors[op.outputs[0]].name)
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{short}#{number}"
+        taken.add(name)
+        names[op.index] = name
+    return names
 
 
 def int8_share(graph: Graph) -> tuple[float, list[Op]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends.tflite.calibrate import Ranges
-from edgekit.backends.tflite.flatbuffer import read_graph, short_name
+from edgekit.backends.tflite.flatbuffer import Graph, Op, read_graph, unit_names
 from edgekit.errors import DataError, StepFailed, Unsupported
 from edgekit.types import Precision, Scheme
 
@@ -35,11 +35,11 @@ def quantize_file(source: Path, scheme: Scheme, ranges: Ranges | None) -> bytes:
         worker = quantizer.Quantizer(str(source))
         _add_rule(worker, ".*", scheme.precision, scheme)
         graph = read_graph(source)
-        by_unit = {short_name(graph.tensors[o.outputs[0]].name): graph.tensors[o.outputs[0]].name for o in graph.ops}
+        by_unit = {name: graph.ops[index] for index, name in unit_names(graph).items()}
         for unit, precision in scheme.overrides.items():
             if unit not in by_unit:
                 raise Unsupported(f"the model has no unit {unit!r}")
-            _add_rule(worker, f"^{re.escape(by_unit[unit])}", precision, scheme)
+            _add_rule(worker, _scope(graph, by_unit[unit]), precision, scheme)
         if scheme.precision == "int8" and scheme.io == "float":
             for edge in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
                 worker.update_quantization_recipe(".*", edge, None, algorithm_key=AlgorithmName.NO_QUANTIZE)
@@ -50,6 +50,11 @@ def quantize_file(source: Path, scheme: Scheme, ranges: Ranges | None) -> bytes:
         except (ValueError, RuntimeError, KeyError) as exc:
             raise StepFailed(f"ai-edge-quantizer refused the model: {str(exc).splitlines()[0]}") from exc
     return bytes(result.quantized_model)
+
+
+def _scope(graph: Graph, op: Op) -> str:
+    """Regular expression of one operator: ai-edge-quantizer knows it by its outputs, "name;name;"."""
+    return f"^{re.escape(''.join(graph.tensors[t].name + ';' for t in op.outputs))}$"
 
 
 def _add_rule(worker: Any, regex: str, precision: Precision, scheme: Scheme) -> None:

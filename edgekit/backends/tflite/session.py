@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends.tflite.flatbuffer import Graph, read_graph, short_name
+from edgekit.backends.tflite.flatbuffer import Graph, read_graph, unit_names
 from edgekit.errors import StepFailed
 from edgekit.types import Artifact, TensorSpec
 
@@ -119,13 +119,8 @@ class TFLiteSession:
 
 def _taps_of(graph: Graph) -> dict[str, _Tap]:
     taps = {}
-    for op in graph.ops:
-        if op.op == "QUANTIZE":
-            continue
-        t = graph.tensors[op.outputs[0]]
-        name = short_name(t.name)
-        if op.op == "DEQUANTIZE" and name in taps:
-            continue
+    for index, name in unit_names(graph).items():
+        t = graph.tensors[graph.ops[index].outputs[0]]
         taps[name] = _Tap(t.index, np.float32(t.scale).reshape(-1), np.float32(t.zero_point).reshape(-1))
     return taps
 

@@ -50,7 +50,12 @@ def main(job_path: str) -> None:
     function = tf.function(
         lambda *args: model(list(args) if len(args) > 1 else args[0]), input_signature=signature
     )
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], model)
+    concrete = function.get_concrete_function()
+    # The Keras model does not own the variables of every layer that onnx2tf makes (grouped convolutions), and
+    # saving it fails for others (ArgMax): the converter then silently writes a file without a signature.
+    owner = tf.Module()
+    owner.kept = list(concrete.variables)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
     data = converter.convert()
     Path("model.tflite").write_bytes(data)
     Path("result.json").write_text(json.dumps({"inputs": [s.name for s in signature]}))

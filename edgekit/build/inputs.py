@@ -1,0 +1,151 @@
+"""Everything that a build starts from: profile, model and data, loaded and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.plan import DataFacts, Request
+from edgekit.settings import resolved
+from edgekit.types import Emit, Event, Task, ignore_events
+
+if TYPE_CHECKING:
+    from edgekit.profiles.schema import DeviceProfile
+    from edgekit.sources.arrays import Data
+    from edgekit.sources.models import LoadedModel
+    from edgekit.types import Array
+
+HELD_BACK_FOR_CALIBRATION = 256
+_RANDOM_SAMPLES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What the user named. Without ``model`` the built-in demo, with its own data."""
+
+    model: str | None = None
+    weights: Path | None = None
+    input_shapes: tuple[tuple[int, ...], ...] | None = None
+    calib: str | None = None
+    eval: str | None = None
+    train: str | None = None
+    task: Task | None = None
+    input_range: tuple[float, float] | None = None
+    allow_overlap: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Loaded and checked. ``datas`` holds the roles that there are; they share no sample."""
+
+    profile: DeviceProfile
+    model: LoadedModel
+    datas: Mapping[str, Data]
+    warnings: tuple[str, ...] = ()
+    sources: Sources = field(default_factory=Sources)
+
+    def facts(self) -> DataFacts:
+        """What the planner needs to know of the data."""
+        evaluation, train = self.datas.get("eval"), self.datas.get("train")
+        return DataFacts(
+            calib=len(self.datas["calib"]) if "calib" in self.datas else 0,
+            eval=len(evaluation) if evaluation is not None else 0,
+            eval_labelled=evaluation is not None and evaluation.labels is not None,
+            train=len(train) if train is not None else 0,
+            train_labelled=train is not None and train.labels is not None,
+        )
+
+    def calibration(self) -> list[list[Array]]:
+        """Calibration samples, each a list of (1, ...) arrays."""
+        return samples_of(self.datas["calib"].inputs) if "calib" in self.datas else []
+
+    def verification(self, *, seed: int) -> tuple[tuple[Array, ...], Array | None, str]:
+        """The samples that stages are compared on, their labels, and where they come from.
+
+        Evaluation data where there is any, else the calibration samples that are held back from
+        calibration, else seeded random values, which verify the conversion but nothing about accuracy.
+        """
+        if "eval" in self.datas:
+            data = self.datas["eval"]
+            return data.inputs, data.labels, "eval"
+        if "calib" in self.datas:
+            data = self.datas["calib"]
+            held = np.arange(len(data))[4::5] if len(data) >= 5 else np.arange(len(data))
+            return tuple(x[held] for x in data.inputs), None, "held-back calibration"
+        rng = np.random.default_rng(seed)
+        random = tuple(
+            rng.standard_normal((_RANDOM_SAMPLES, *t.shape[1:])).astype(t.dtype) for t in self.model.spec.inputs
+        )
+        return random, None, "random"
+
+
+def samples_of(inputs: tuple[Array, ...]) -> list[list[Array]]:
+    """(n, ...) arrays as n samples of (1, ...) arrays."""
+    return [[x[i : i + 1] for x in inputs] for i in range(len(inputs[0]))]
+
+
+def load_inputs(
+    sources: Sources, profile_name: str, request: Request, *, seed: int = 0, emit: Emit = ignore_events
+) -> Inputs:
+    """Load profile, data and model, in the order in which mistakes are cheapest to find."""
+    from edgekit.profiles.loader import load_profile
+    from edgekit.sources.checks import check_data
+    from edgekit.sources.models import load_model
+    from edgekit.sources.splits import check_disjoint, check_sources, split_calibration
+
+    profile = load_profile(profile_name)
+    profile.require_concrete()
+    if sources.model is None and not (sources.calib or sources.eval or sources.train):
+        sources = Sources(calib="digits", eval="digits", train="digits", weights=sources.weights)
+    specs: dict[Any, str] = {
+        role: spec
+        for role, spec in (("calib", sources.calib), ("eval", sources.eval), ("train", sources.train))
+        if spec is not None
+    }
+    if set(specs.values()) != {"digits"}:  # the built-in set has a fixed split for each role
+        check_sources(specs, allow_overlap=sources.allow_overlap)
+    limit = resolved(request.settings)["calib.samples"]
+    datas: dict[Any, Data] = {}
+    warnings: list[str] = []
+    emit(Event(kind="step_started", step="load"))
+    for role in specs:
+        datas[role] = _load_role(role, specs[role], sources, limit if role == "calib" else None)
+    if "train" in datas and "calib" not in datas:
+        count = min(limit, max(1, len(datas["train"]) // 5))
+        datas["train"], datas["calib"] = split_calibration(datas["train"], count, seed=seed)
+        warnings.append(f"no --calib was given: {count} training samples were set aside for calibration")
+    datas, notes = check_disjoint(datas, allow_overlap=sources.allow_overlap)
+    warnings += notes
+    example = datas.get("calib") or datas.get("eval") or datas.get("train")
+    model = load_model(
+        sources.model,
+        weights=sources.weights,
+        input_shapes=sources.input_shapes,
+        calib=example,
+        task=sources.task,
+    )
+    reference = datas.get("eval") or datas.get("train")
+    for role, data in datas.items():
+        other = reference if role == "calib" else None
+        warnings += check_data(data, model.spec, reference=other, input_range=sources.input_range)
+        warnings += list(data.notes)
+    emit(Event(kind="step_finished", step="load", data={"cached": False}))
+    return Inputs(
+        profile=profile,
+        model=model,
+        datas={str(r): d for r, d in datas.items()},
+        warnings=tuple(dict.fromkeys(warnings)),
+        sources=sources,
+    )
+
+
+def _load_role(role: Any, spec: str, sources: Sources, limit: int | None) -> Data:
+    from edgekit.sources.data import load_data
+
+    shapes = sources.input_shapes
+    size = (shapes[0][2], shapes[0][3]) if shapes and len(shapes[0]) == 4 else None
+    return load_data(spec, role=role, limit=limit, input_count=len(shapes) if shapes else 1, image_size=size)

@@ -1,0 +1,122 @@
+"""The step that runs the files on a device or an emulator of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.backends import Backend
+from edgekit.bench import Bench, bench
+from edgekit.build.runner import Runner
+from edgekit.devices.base import Link
+from edgekit.errors import MissingDependency
+from edgekit.types import Artifact, Event, Measurement, RunProtocol, to_json
+
+if TYPE_CHECKING:
+    from edgekit.profiles.schema import DeviceProfile
+    from edgekit.types import Array
+
+_COUNTED = RunProtocol(warmup=1, runs=1, threads=1)
+"""Counts of instructions repeat exactly, so one run is enough; the warm-up packs weights."""
+
+
+def open_for_build(
+    device: str, asked_for: bool, profile: DeviceProfile, runner: Runner
+) -> tuple[Link | None, list[str]]:
+    """The link to measure over. When the user did not ask for one and it cannot be had, None and a warning."""
+    from edgekit.devices.open import open_link
+
+    try:
+        return open_link(device, profile, runner.store), []
+    except MissingDependency as exc:
+        if asked_for:
+            raise
+        text = f"nothing was measured: {exc}; {exc.hint}"
+        runner.emit(Event(kind="warning", step="measure", message=text))
+        return None, [text]
+
+
+def measure(
+    runner: Runner,
+    backend: Backend,
+    link: Link,
+    profile: DeviceProfile,
+    files: Mapping[str, Artifact],
+    samples: Sequence[Array],
+) -> tuple[list[Measurement], Mapping[str, Any]]:
+    """Measure "baseline" and "final" on one sample; compare the outputs with this host's.
+
+    Returns the measurements and, by subject, {"identical": bool, "max_abs": float}. Latency is not
+    repeatable and therefore measured anew each time; counts come from the cache.
+    """
+
+    def work() -> dict[str, Any]:
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            jobs = {s: pool.submit(_one, runner, backend, link, profile, s, a, samples) for s, a in files.items()}
+            done = {s: job.result() for s, job in jobs.items()}
+        equal = {s: _compare(backend, files[s], samples, d) for s, d in done.items()}
+        return {"measurements": [to_json(m) for d in done.values() for m in d.measurements], "equal": equal}
+
+    if link.source != "emulator":
+        result: Mapping[str, Any] = work()
+    else:
+        key = {
+            "files": {s: a.sha256 for s, a in files.items()},
+            "profile": profile.slice("cores", "caches", "memory", "emulator"),
+            "device": link.facts(),
+            "sample": [float(np.float64(x).sum()) for x in samples],
+            "tools": backend.tools(),
+        }
+        result = runner.run("measure", key, work)
+    found = [Measurement(**{**m, "samples": tuple(m["samples"]), "ci95": _pair(m["ci95"])}) for m in result["measurements"]]
+    return found, result["equal"]
+
+
+def _one(
+    runner: Runner,
+    backend: Backend,
+    link: Link,
+    profile: DeviceProfile,
+    subject: str,
+    artifact: Artifact,
+    samples: Sequence[Array],
+) -> Bench:
+    emulated = link.source == "emulator"
+    protocol = (
+        _COUNTED
+        if emulated
+        else RunProtocol(
+            warmup=profile.protocol.warmup, runs=profile.protocol.runs, threads=profile.constraints.threads
+        )
+    )
+    final = subject == "final"
+    encoded = backend.session(artifact).encode(samples)
+    return bench(
+        backend,
+        artifact,
+        encoded,
+        link,
+        store=runner.store,
+        protocol=protocol,
+        subject=subject,
+        caches=emulated and final,
+        per_op=emulated and final,
+    )
+
+
+def _compare(backend: Backend, artifact: Artifact, samples: Sequence[Array], done: Bench) -> dict[str, Any]:
+    session = backend.session(artifact)
+    here = session.run_raw(session.encode(samples))
+    worst = max(
+        float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
+        for a, b in zip(here, done.outputs, strict=True)
+    )
+    identical = all(np.array_equal(a, b) for a, b in zip(here, done.outputs, strict=True))
+    return {"identical": identical, "max_abs": worst}
+
+
+def _pair(value: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if value is None else (value[0], value[1])

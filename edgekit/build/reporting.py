@@ -1,0 +1,217 @@
+"""From the results of the steps to the report's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import edgekit
+from edgekit.build.compression import Compressed
+from edgekit.build.inputs import Inputs
+from edgekit.build.runner import Outcome
+from edgekit.store import digest_json
+from edgekit.types import Artifact, Gate, Measurement, Plan, to_json
+from edgekit.verify.numerics import Closeness, closeness
+
+if TYPE_CHECKING:
+    from edgekit.types import Array
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """Everything that the steps of one build produced."""
+
+    inputs: Inputs
+    plan: Plan
+    compressed: Compressed
+    baseline: Artifact
+    float_file: Artifact
+    final: Artifact
+    parity: Mapping[str, Any]
+    original: Sequence[Array]
+    changed: Sequence[Array]
+    float_outputs: Sequence[Array]
+    outputs: Sequence[Array]
+    verified: Mapping[str, Any]
+    calibration: Mapping[str, Any] | None
+    samples_from: str
+    scores: Mapping[str, Any]
+    measurements: Sequence[Measurement]
+    equal: Mapping[str, Any]
+
+    def gate_value(self, name: str) -> float | None:
+        """What was measured for a gate; None when it was not."""
+        accuracy, agreement = self.scores["accuracy"], self.scores["agreement"]
+        if name == "accuracy_drop":
+            return float(accuracy["drop"]) if accuracy else None
+        if name == "agreement":
+            return float(agreement["top1"]) if agreement else None
+        if name == "output_sqnr":
+            if self.samples_from == "random":
+                return None
+            close = closeness(self.original, self.outputs)
+            return 200.0 if close.max_abs == 0 else close.sqnr_db
+        if name == "int8_share":
+            return float(self.verified["facts"]["int8_share"])
+        if name == "file_size":
+            return float(self.final.bytes)
+        raise KeyError(name)
+
+    def stages(self, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+        """One row per step that ran, with the file that it made."""
+        files = {"convert": self.baseline, "convert compressed": self.float_file, "quantize": self.final}
+        return [
+            {
+                "name": o.name,
+                "seconds": round(o.seconds, 3),
+                "peak_rss_bytes": o.peak_rss_bytes,
+                "cached": o.cached,
+                "artifact": _file(files[o.name]) if o.name in files else None,
+            }
+            for o in outcomes
+        ]
+
+
+def assemble(made: Made, *, gates: Sequence[Gate], status: str, warnings: Sequence[str]) -> dict[str, Any]:
+    """report.json without what the caller knows: seed, command, date, stages, environment, bundle."""
+    spec, plan = made.inputs.model.spec, made.plan
+    facts = made.verified["facts"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "edgekit_version": edgekit.__version__,
+        "digest": "0" * 64,
+        "status": status,
+        "profile": plan.profile,
+        "profile_title": made.inputs.profile.title,
+        "target": plan.target.partition("/")[0],
+        "model": {
+            "name": spec.name,
+            "source": spec.source,
+            "sha256": spec.sha256,
+            "params": spec.params,
+            "macs": spec.macs,
+            "task": spec.task,
+            "trainable": spec.trainable,
+            "inputs": to_json(spec.inputs),
+            "outputs": to_json(spec.outputs),
+        },
+        "data": {role: _dataset(made.inputs, role) for role in ("calib", "eval", "train")},
+        "plan": {**to_json(plan), "digest": digest_json(to_json(plan)), "reason": None},
+        "accuracy": made.scores["accuracy"],
+        "agreement": made.scores["agreement"],
+        "numerics": _numerics(made),
+        "size": {
+            "baseline_bytes": made.baseline.bytes,
+            "final_bytes": made.final.bytes,
+            "ratio": made.baseline.bytes / made.final.bytes,
+        },
+        "macs": {"baseline": spec.macs, "final": made.compressed.macs},
+        "params": {"baseline": spec.params, "final": made.compressed.params},
+        "units": [_unit(u) for u in made.verified["units"]],
+        "coverage": {
+            "delegate": plan.delegate,
+            "ops": int(facts["ops"]),
+            "accelerated": sum(bool(c["accelerated"]) for c in made.verified["coverage"]),
+            "int8_ops": sum(u["precision"] == "int8" for u in made.verified["units"]),
+            "int8_share": facts["int8_share"],
+            "transposes": int(facts["transposes"]),
+            "not_accelerated": [
+                {"index": c["index"], "op": c["op"], "reason": c["reason"]}
+                for c in made.verified["coverage"]
+                if not c["accelerated"]
+            ],
+        },
+        "calibration": _calibration(made.calibration),
+        "pruning": _pruning(made),
+        "measurements": [to_json(m) for m in made.measurements],
+        "gates": [{**to_json(g), "passed": g.passed} for g in gates],
+        "warnings": list(dict.fromkeys(warnings)),
+    }
+
+
+def _file(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "path": f"objects/{artifact.sha256[:2]}/{artifact.sha256}",
+        "format": artifact.format,
+        "precision": artifact.precision,
+        "bytes": artifact.bytes,
+        "sha256": artifact.sha256,
+    }
+
+
+def _dataset(inputs: Inputs, role: str) -> dict[str, Any] | None:
+    data = inputs.datas.get(role)
+    if data is None:
+        return None
+    return {"source": data.source, "sha256": data.sha256, "n": len(data), "labelled": data.labels is not None}
+
+
+def _row(stage: str, reference: str, close: Closeness | Mapping[str, Any], worst: str | None = None) -> dict[str, Any]:
+    figures = asdict(close) if isinstance(close, Closeness) else dict(close)
+    return {"stage": stage, "reference": reference, "worst_layer": worst, **figures}
+
+
+def _numerics(made: Made) -> list[dict[str, Any]]:
+    """Each stage against the torch model that it was made from, then the file against the original."""
+    source = "pruned torch model" if made.compressed.changed else "torch model"
+    rows = []
+    if made.compressed.changed:
+        rows.append(_row(source, "original torch model", closeness(made.original, made.changed)))
+    rows.append(_row("ONNX", source, made.parity["onnx"]))
+    rows.append(_row("float32 file", source, closeness(made.changed, made.float_outputs)))
+    if made.final.sha256 != made.float_file.sha256:
+        rated = [u for u in made.verified["units"] if u["sqnr_db"] is not None]
+        worst = min(rated, key=lambda u: float(u["sqnr_db"]), default=None)
+        name = f"{worst['op']} {worst['name']} ({worst['sqnr_db']:.1f} dB)" if worst else None
+        rows.append(_row(f"{made.final.precision} file", source, closeness(made.changed, made.outputs), name))
+    if "final" in made.equal:
+        same = made.equal["final"]
+        rows.append(
+            _row(
+                "emulated or device run",
+                f"{made.final.precision} file on the host",
+                {"sqnr_db": None, "cosine": None, "max_abs": same["max_abs"], "max_rel": None, "n": 1},
+            )
+        )
+    return rows
+
+
+def _unit(unit: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": unit["name"],
+        "op": unit["op"],
+        "precision": unit["precision"],
+        "sqnr_db": unit["sqnr_db"],
+        "macs": unit["macs"],
+        "bytes": unit["weight_bytes"],
+        "index": unit["index"],
+        "output_shape": unit["output_shape"],
+    }
+
+
+def _calibration(choice: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if not choice:
+        return None
+    return {
+        "chosen": choice["chosen"],
+        "n": choice["samples"],
+        "reason": f"measured on {choice['held_back']} calibration samples that were held back",
+        "candidates": choice["candidates"],
+    }
+
+
+def _pruning(made: Made) -> dict[str, Any] | None:
+    pruning, tuning = made.compressed.pruning, made.compressed.finetuning
+    step = made.plan.step("prune")
+    if pruning is None or step is None:
+        return None
+    return {
+        "ratio": step.config["ratio"],
+        "groups": [{"name": g["layer"], "before": g["before"], "after": g["after"]} for g in pruning["groups"]],
+        "finetune": None
+        if tuning is None
+        else {"epochs": len(tuning["history"]) - 1, "best_epoch": tuning["best_epoch"], "history": tuning["history"]},
+    }
