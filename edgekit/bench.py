@@ -53,7 +53,9 @@ def bench(
     """
     emulated = link.source == "emulator"
     facts = link.facts()
-    result, report = _run(backend, artifact, inputs, link, store, protocol, emulated, caches, False, timeout_s)
+    result, report = _run(
+        backend, artifact, inputs, link, store, protocol, emulated, caches, False, timeout_s
+    )
     common: dict[str, Any] = {
         "source": link.source,
         "subject": subject,
@@ -63,7 +65,11 @@ def bench(
     }
     found: list[Measurement] = []
     if emulated:
-        ops = _ops_by_instructions(backend, artifact, inputs, link, store, protocol, timeout_s) if per_op else None
+        ops = (
+            _ops_by_instructions(backend, artifact, inputs, link, store, protocol, timeout_s)
+            if per_op
+            else None
+        )
         found += _counts(result, ops, common)
         found.append(Measurement(metric="latency", unit="ms", median=None, **common))
     else:

@@ -81,7 +81,9 @@ def _host_compiler() -> Finding:
 def _emulation() -> list[Finding]:
     found = [
         _program(("qemu-aarch64",), "qemu-aarch64", "--device emulator", "qemu-user"),
-        _program(("aarch64-linux-gnu-gcc",), "arm64 C compiler", "--device emulator", "gcc-aarch64-linux-gnu"),
+        _program(
+            ("aarch64-linux-gnu-gcc",), "arm64 C compiler", "--device emulator", "gcc-aarch64-linux-gnu"
+        ),
     ]
     found.append(_counting())
     libc = Path("/usr/aarch64-linux-gnu/lib/libc.so.6").exists()
@@ -111,11 +113,17 @@ def _emulation() -> list[Finding]:
 
 
 def _counting() -> Finding:
-    """Whether the installed QEMU takes the instruction counter: a plugin of API version 1 (QEMU 4.2 to 8.2)."""
+    """Whether the installed QEMU takes the instruction counter, a plugin of API version 1."""
     qemu = shutil.which("qemu-aarch64")
-    text = "" if qemu is None else subprocess.run([qemu, "--help"], capture_output=True, text=True, check=False).stdout
+    text = (
+        ""
+        if qemu is None
+        else subprocess.run([qemu, "--help"], capture_output=True, text=True, check=False).stdout
+    )
     version = (
-        "" if qemu is None else subprocess.run([qemu, "--version"], capture_output=True, text=True, check=False).stdout
+        ""
+        if qemu is None
+        else subprocess.run([qemu, "--version"], capture_output=True, text=True, check=False).stdout
     )
     found = re.search(r"version (\d+)\.(\d+)", version)
     ok = "-plugin" in text and found is not None and int(found[1]) < _FIRST_WITHOUT_API_1
@@ -153,5 +161,7 @@ def _disk(store: Store) -> Finding:
         detail=f"{free / 1e9:.1f} GB free at {re.sub('/+', '/', str(folder))}",
         needed_for="the store",
         required=False,
-        mend="" if ok else "free some space, run `edgekit cache clear`, or set EDGEKIT_CACHE to a larger disk",
+        mend=""
+        if ok
+        else "free some space, run `edgekit cache clear`, or set EDGEKIT_CACHE to a larger disk",
     )

@@ -5,7 +5,7 @@
     │   ├── ProfileError             2   a device profile is unknown or malformed
     │   ├── SourceError              2   a model source does not load or does not run
     │   └── DataError                2   calibration, evaluation or training data does not fit the model
-    ├── MissingDependency            3   a program or package is not installed; the hint is the mending command
+    ├── MissingDependency            3   a program or package is missing; the hint is the mending command
     ├── Unsupported                  4   the target cannot do this: no backend, no operator, no precision
     ├── StepFailed                   5   a step of the build failed
     │   ├── ConversionError          5   a converter refused the model or crashed

@@ -91,7 +91,9 @@ def _choose_target(
         candidates = [t for t in candidates if request.target in (t.runtime, f"{t.runtime}/{t.delegate}")]
         if not candidates:
             offered = ", ".join(f"{t.runtime}/{t.delegate}" for t in profile.targets)
-            raise Unsupported(f"profile {profile.id} has no target {request.target!r}", hint=f"it has: {offered}")
+            raise Unsupported(
+                f"profile {profile.id} has no target {request.target!r}", hint=f"it has: {offered}"
+            )
     chosen: tuple[Target, Backend, Scheme] | None = None
     for target in candidates:
         name = f"{target.runtime}/{target.delegate}"
@@ -100,7 +102,10 @@ def _choose_target(
             continue
         if target.runtime not in RUNTIMES:
             rejected.append(
-                Rejected(alternative=f"target {name}", reason=f"this version of edgekit has no {target.runtime} backend")
+                Rejected(
+                    alternative=f"target {name}",
+                    reason=f"this version of edgekit has no {target.runtime} backend",
+                )
             )
             continue
         backend = get_backend(target.runtime)
@@ -141,12 +146,16 @@ def _choose_scheme(
     wanted: Precision | None = settings["quantize.precision"]
     has_data = data.calib > 0 or data.train > 0
     if wanted == "int8" and not has_data:
-        raise UserError("int8 needs calibration data", hint="give --calib, or --set quantize.precision=dynamic")
+        raise UserError(
+            "int8 needs calibration data", hint="give --calib, or --set quantize.precision=dynamic"
+        )
     if wanted is None:
         wanted = _planned_precision(profile, target, rejected, has_data=has_data)
     else:
         rejected.append(
-            Rejected(alternative="a precision chosen by the planner", reason=f"quantize.precision={wanted} was set")
+            Rejected(
+                alternative="a precision chosen by the planner", reason=f"quantize.precision={wanted} was set"
+            )
         )
     if not _has_samples(data):
         warnings.append(
@@ -209,7 +218,8 @@ def _pruning(
             )
         if data.train == 0:
             raise UserError(
-                "prune.ratio was set, but there is no training data to recover the accuracy", hint="give --train"
+                "prune.ratio was set, but there is no training data to recover the accuracy",
+                hint="give --train",
             )
     if ratio == 0:
         rejected.append(Rejected(alternative="structured pruning", reason="prune.ratio=0 was set"))
@@ -232,7 +242,10 @@ def _pruning(
         return None
     chosen = DEFAULT_PRUNE_RATIO if ratio is None else ratio
     rejected.append(
-        Rejected(alternative="unstructured pruning", reason="zeros inside dense kernels save neither time nor memory")
+        Rejected(
+            alternative="unstructured pruning",
+            reason="zeros inside dense kernels save neither time nor memory",
+        )
     )
     return PlanStep(
         name="prune",
@@ -258,9 +271,13 @@ def _steps(
     steps = []
     if prune is not None:
         steps.append(prune)
-        tuning = {k.partition(".")[2]: v for k, v in settings.items() if k.startswith(("finetune.", "distill."))}
+        tuning = {
+            k.partition(".")[2]: v for k, v in settings.items() if k.startswith(("finetune.", "distill."))
+        }
         steps.append(
-            PlanStep(name="finetune", config=tuning, reason="recover accuracy, taught by the original's outputs")
+            PlanStep(
+                name="finetune", config=tuning, reason="recover accuracy, taught by the original's outputs"
+            )
         )
     steps.append(
         PlanStep(
@@ -280,15 +297,21 @@ def _steps(
                     "io": scheme.io,
                     "samples": settings["calib.samples"],
                 },
-                reason="static int8: weights per channel, activations calibrated; the fastest kernels of the target",
+                reason="static int8, activations calibrated: the fastest kernels of the target",
             )
         )
     elif scheme.precision != "float32":
-        steps.append(PlanStep(name="quantize", config={"precision": scheme.precision}, reason=_why(scheme.precision)))
-    steps.append(PlanStep(name="verify", config={}, reason="every stage against the original on the same inputs"))
+        steps.append(
+            PlanStep(name="quantize", config={"precision": scheme.precision}, reason=_why(scheme.precision))
+        )
+    steps.append(
+        PlanStep(name="verify", config={}, reason="every stage against the original on the same inputs")
+    )
     device = request.device or ("emulator" if profile.emulator is not None else None)
     if device is not None:
-        steps.append(PlanStep(name="measure", config={"device": device}, reason=_measure_reason(device, profile)))
+        steps.append(
+            PlanStep(name="measure", config={"device": device}, reason=_measure_reason(device, profile))
+        )
     steps.append(PlanStep(name="bundle", config={}, reason="model, manifest, golden samples and run.py"))
     return tuple(steps)
 
@@ -302,7 +325,7 @@ def _why(precision: Precision) -> str:
 
 def _measure_reason(device: str, profile: DeviceProfile) -> str:
     if device == "emulator" and profile.emulator is not None:
-        return f"instructions per inference on an emulated {profile.emulator.cpu}; outputs compared with the host's"
+        return f"instructions per inference on an emulated {profile.emulator.cpu}, outputs against the host's"
     return f"run the file on {device}"
 
 
@@ -319,7 +342,8 @@ def _gates(
     labelled = data.eval > 0 and data.eval_labelled and model.task == "classification"
     if request.max_drop is not None and not labelled:
         raise UserError(
-            "--max-drop needs labelled evaluation data of a classifier", hint="give --eval with (x, y) samples"
+            "--max-drop needs labelled evaluation data of a classifier",
+            hint="give --eval with (x, y) samples",
         )
     if labelled:
         gates.append(
@@ -349,7 +373,7 @@ def _gates(
                     limit=settings["gate.min_sqnr"],
                     comparison=">=",
                     unit="dB",
-                    reason="outputs of the file against the original's, on samples that calibration has not seen",
+                    reason="outputs against the original's, on samples that calibration has not seen",
                 )
             )
     if scheme.precision == "int8":
@@ -364,7 +388,13 @@ def _gates(
         )
     if request.max_size_bytes is not None:
         gates.append(
-            Gate(name="file_size", limit=request.max_size_bytes, comparison="<=", unit="bytes", reason="--max-size")
+            Gate(
+                name="file_size",
+                limit=request.max_size_bytes,
+                comparison="<=",
+                unit="bytes",
+                reason="--max-size",
+            )
         )
     return tuple(gates)
 

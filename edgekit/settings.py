@@ -62,16 +62,18 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "prune.ratio": Setting(
             parse=_auto(_number(0.0, 0.95)),
             default=None,
-            help="share of channels to remove per layer; 0 switches pruning off, auto lets the planner choose",
+            help="share of channels to remove; 0 switches pruning off, auto lets the planner choose",
         ),
         "prune.ignore": Setting(parse=_names, default=(), help="layers to leave alone, comma separated"),
-        "finetune.epochs": Setting(parse=_number(1, 10_000, int), default=10, help="most epochs of fine-tuning"),
-        "finetune.lr": Setting(parse=_number(1e-8, 10.0), default=1e-3, help="highest learning rate"),
+        "finetune.epochs": Setting(
+            parse=_number(1, 10_000, int), default=10, help="most epochs of fine-tuning"
+        ),
+        "finetune.lr": Setting(parse=_number(1e-8, 10.0), default=0.01, help="highest learning rate"),
         "finetune.batch_size": Setting(parse=_number(1, 65_536, int), default=64, help="samples per step"),
         "finetune.patience": Setting(
             parse=_number(1, 10_000, int), default=6, help="epochs without a gain before fine-tuning stops"
         ),
-        "finetune.optimizer": Setting(parse=_choice("adamw", "sgd"), default="adamw", help="adamw or sgd"),
+        "finetune.optimizer": Setting(parse=_choice("sgd", "adamw"), default="sgd", help="sgd or adamw"),
         "distill.temperature": Setting(
             parse=_number(0.1, 100.0), default=4.0, help="softening of the original's outputs"
         ),
@@ -86,13 +88,19 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "quantize.calibration": Setting(
             parse=_choice("auto", "minmax", "mse"), default="auto", help="range method; auto measures both"
         ),
-        "quantize.per_channel": Setting(parse=_flag, default=True, help="one weight scale per output channel"),
+        "quantize.per_channel": Setting(
+            parse=_flag, default=True, help="one weight scale per output channel"
+        ),
         "quantize.io": Setting(
             parse=_choice("float", "int8"), default="float", help="type of the file's inputs and outputs"
         ),
-        "calib.samples": Setting(parse=_number(1, 100_000, int), default=256, help="most calibration samples"),
+        "calib.samples": Setting(
+            parse=_number(1, 100_000, int), default=200, help="most calibration samples"
+        ),
         "gate.min_agreement": Setting(
-            parse=_number(0.0, 100.0), default=95.0, help="least share of unchanged top-1 decisions, in percent"
+            parse=_number(0.0, 100.0),
+            default=95.0,
+            help="least share of unchanged top-1 decisions, in percent",
         ),
         "gate.min_sqnr": Setting(parse=_number(-50.0, 200.0), default=15.0, help="least output SQNR, in dB"),
     }

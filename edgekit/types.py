@@ -39,7 +39,9 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         if any(not isinstance(d, int) or d < 1 for d in self.shape):
-            raise ValueError(f"tensor {self.name!r}: every dimension must be a positive int, got {self.shape}")
+            raise ValueError(
+                f"tensor {self.name!r}: every dimension must be a positive int, got {self.shape}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,9 +259,9 @@ def ignore_events(event: Event) -> None:
 class Session(Protocol):
     """A loaded artifact on the host.
 
-    ``run`` and ``taps`` take and return arrays in the layout and dtype of the *source* model
-    (NCHW float32), whatever the artifact stores; ``encode`` gives the artifact's own arrays and ``run_raw`` takes and
-    returns those.
+    ``run`` and ``taps`` take arrays in the layout and dtype of the *source* model (NCHW float32),
+    whatever the artifact stores; ``run`` returns such arrays. ``encode`` gives the artifact's own arrays,
+    which ``run_raw`` takes and returns.
     """
 
     def run(self, inputs: Sequence[Array]) -> list[Array]: ...

@@ -242,9 +242,7 @@ def export_tiny(tiny_model_dir: Path) -> Callable[[str], Exported]:
             artifact = backend.export(
                 model.module, model.spec, samples[:4], store=store, scheme=Scheme(), emit=ignore_events
             )
-            made[runtime] = Exported(
-                backend, artifact, model.module, model.spec, samples, data.labels, store
-            )
+            made[runtime] = Exported(backend, artifact, model.module, model.spec, samples, data.labels, store)
         return made[runtime]
 
     return export

@@ -58,10 +58,15 @@ class Backend(Protocol):
         samples: Sequence[Sequence[Array]],
         scheme: Scheme,
         *,
+        refit: bool,
         store: Store,
         emit: Emit,
     ) -> Artifact:
-        """The file in ``scheme``, calibrated on ``samples``. ``meta`` tells how ranges were chosen."""
+        """The file in ``scheme``, calibrated on ``samples``. ``meta`` tells how ranges were chosen.
+
+        With ``refit`` the chosen method is fitted to all samples at the end; without, every fifth sample
+        stays unseen, so that gates can be measured on them.
+        """
         ...
 
     def units(self, artifact: Artifact) -> list[Unit]:

@@ -100,9 +100,7 @@ def tool_versions(*names: str) -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
-def _export(
-    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamo: bool, scratch: Path
-) -> Any:
+def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamo: bool, scratch: Path) -> Any:
     import onnx
     import torch
 

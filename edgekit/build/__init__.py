@@ -92,7 +92,9 @@ def build(
     link = None
     step = plan.step("measure")
     if step is not None:
-        link, missing = open_for_build(str(step.config["device"]), request.device is not None, inputs.profile, runner)
+        link, missing = open_for_build(
+            str(step.config["device"]), request.device is not None, inputs.profile, runner
+        )
         warnings += missing
 
     compressed = Compressed(inputs, runner, plan)
@@ -250,7 +252,8 @@ def _bundle_listing(path: Path) -> dict[str, Any]:
     return {
         "path": path.name,
         "files": [
-            {"path": str(p.relative_to(path)), "bytes": p.stat().st_size, "sha256": digest_file(p)} for p in files
+            {"path": str(p.relative_to(path)), "bytes": p.stat().st_size, "sha256": digest_file(p)}
+            for p in files
         ],
     }
 
@@ -261,8 +264,8 @@ def _dead_channel_warning(meta: Mapping[str, Any]) -> list[str]:
     if not count:
         return []
     return [
-        f"{count} output channels in {len(dead)} layers have zero weights and a bias that int32 could not hold; "
-        "one weight of each was set to a value too small to matter"
+        f"{count} output channels in {len(dead)} layers have zero weights and a bias that int32 could "
+        "not hold; one weight of each was set to a value too small to matter"
     ]
 
 

@@ -98,7 +98,12 @@ class Compressed:
                 "macs_after": pruned.macs_after,
             }
 
-        inputs = {"model": self.sha256, "config": config, "tools": tool_versions("torch", "torch-pruning")}
+        inputs = {
+            "model": self.sha256,
+            "shapes": [list(x.shape) for x in model.example_inputs],
+            "config": config,
+            "tools": tool_versions("torch", "torch-pruning"),
+        }
         return runner.run("prune", inputs, work)
 
     def _finetune(self, config: Mapping[str, Any]) -> Mapping[str, Any]:

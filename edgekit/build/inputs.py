@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgekit.sources.models import LoadedModel
     from edgekit.types import Array
 
-HELD_BACK_FOR_CALIBRATION = 256
+
 _RANDOM_SAMPLES = 8
 
 
@@ -78,7 +78,8 @@ class Inputs:
             return tuple(x[held] for x in data.inputs), None, "held-back calibration"
         rng = np.random.default_rng(seed)
         random = tuple(
-            rng.standard_normal((_RANDOM_SAMPLES, *t.shape[1:])).astype(t.dtype) for t in self.model.spec.inputs
+            rng.standard_normal((_RANDOM_SAMPLES, *t.shape[1:])).astype(t.dtype)
+            for t in self.model.spec.inputs
         )
         return random, None, "random"
 

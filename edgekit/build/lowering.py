@@ -29,7 +29,8 @@ def digest_arrays(arrays: Sequence[Array]) -> str:
     import hashlib
 
     parts = [
-        [str(a.dtype), list(a.shape), hashlib.sha256(np.ascontiguousarray(a).data).hexdigest()] for a in arrays
+        [str(a.dtype), list(a.shape), hashlib.sha256(np.ascontiguousarray(a).data).hexdigest()]
+        for a in arrays
     ]
     return digest_json(parts)
 
@@ -70,7 +71,9 @@ class Lowering:
         key = {"model": sha256, "samples": self._samples_digest, "tools": self.backend.tools()}
         return self.runner.get_arrays(self.runner.run(name, key, work)["outputs"])
 
-    def convert(self, name: str, source: Any, sha256: str, expected: Sequence[Array]) -> tuple[Artifact, Mapping[str, Any]]:
+    def convert(
+        self, name: str, source: Any, sha256: str, expected: Sequence[Array]
+    ) -> tuple[Artifact, Mapping[str, Any]]:
         """The float file, with its parity to the source; ``expected`` are the source's outputs.
 
         Raises ParityError when ONNX or TFLite differ from the source by more than the plan's limit,
@@ -97,7 +100,9 @@ class Lowering:
             final = numerics.closeness(want, reference.run_session(self.backend.session(artifact), first))
             for stage, close in (("ONNX", onnx), ("float32 file", final)):
                 if not close.max_rel <= limit:
-                    raise self._parity_error(stage, close.max_rel, limit, onnx_path, artifact, [x[:1] for x in first])
+                    raise self._parity_error(
+                        stage, close.max_rel, limit, onnx_path, artifact, [x[:1] for x in first]
+                    )
             return {
                 "objects": [artifact.sha256, artifact.meta["onnx_sha256"], artifact.meta["log_sha256"]],
                 "artifact": artifact_to_json(artifact),
@@ -124,7 +129,10 @@ class Lowering:
 
             found = first_divergence(onnx_path, artifact, sample, tolerance=limit)
             if found is not None:
-                where = f"; the first layer that differs is {found.unit} (ONNX {found.onnx_node}, {found.error:.2g})"
+                where = (
+                    f"; the first layer that differs is {found.unit} "
+                    f"(ONNX {found.onnx_node}, {found.error:.2g})"
+                )
         return ParityError(
             f"the {stage} differs from the torch model by {error:.2g} relative (limit {limit:g}){where}",
             hint="the conversion is wrong for this model; nothing was written",
@@ -136,16 +144,23 @@ class Lowering:
         if scheme.precision == "float32":
             return artifact, {}
         calib = self.inputs.datas.get("calib")
+        refit = self.samples_from == "eval"  # else the held-back samples are what the gates are measured on
 
         def work() -> dict[str, Any]:
             made = self.backend.quantize(
-                artifact, self.inputs.calibration(), scheme, store=self.runner.store, emit=self.runner.emit
+                artifact,
+                self.inputs.calibration(),
+                scheme,
+                refit=refit,
+                store=self.runner.store,
+                emit=self.runner.emit,
             )
             return {"objects": [made.sha256], "artifact": artifact_to_json(made)}
 
         key = {
             "artifact": artifact.sha256,
             "scheme": scheme,
+            "refit": refit,
             "calib": calib.sha256 if calib is not None and scheme.precision == "int8" else None,
             "tools": self.backend.tools(),
         }
@@ -204,13 +219,20 @@ class Lowering:
             names = {u.name: b.name for u, b in zip(units, before, strict=True)}
             few = samples_of(tuple(x[:_UNIT_SAMPLES] for x in self.samples))
             sqnr = numerics.unit_sqnr(
-                self.backend.session(float_file, keep_all=True), self.backend.session(final, keep_all=True), names, few
+                self.backend.session(float_file, keep_all=True),
+                self.backend.session(final, keep_all=True),
+                names,
+                few,
             )
-        return [{**asdict(u), "output_shape": list(u.output_shape), "sqnr_db": sqnr.get(u.name)} for u in units]
+        return [
+            {**asdict(u), "output_shape": list(u.output_shape), "sqnr_db": sqnr.get(u.name)} for u in units
+        ]
 
     def scores(self, original: Sequence[Array], outputs: Sequence[Array]) -> dict[str, Any]:
-        """Accuracy and agreement of the final file on the verification samples; None where they mean nothing."""
-        classifier = self.inputs.model.spec.task == "classification" and accuracy.is_classifier(list(original))
+        """Accuracy and agreement of the final file; None where they mean nothing."""
+        classifier = self.inputs.model.spec.task == "classification" and accuracy.is_classifier(
+            list(original)
+        )
         if not classifier or self.samples_from == "random":
             return {"accuracy": None, "agreement": None}
         n = len(original[0])

@@ -26,7 +26,7 @@ _COUNTED = RunProtocol(warmup=1, runs=1, threads=1)
 def open_for_build(
     device: str, asked_for: bool, profile: DeviceProfile, runner: Runner
 ) -> tuple[Link | None, list[str]]:
-    """The link to measure over. When the user did not ask for one and it cannot be had, None and a warning."""
+    """The link to measure over; None and a warning when none can be had and none was asked for."""
     from edgekit.devices.open import open_link
 
     try:
@@ -55,7 +55,9 @@ def measure(
 
     def work() -> dict[str, Any]:
         with ThreadPoolExecutor(max_workers=2) as pool:
-            jobs = {s: pool.submit(_one, runner, backend, link, profile, s, a, samples) for s, a in files.items()}
+            jobs = {
+                s: pool.submit(_one, runner, backend, link, profile, s, a, samples) for s, a in files.items()
+            }
             done = {s: job.result() for s, job in jobs.items()}
         equal = {s: _compare(backend, files[s], samples, d) for s, d in done.items()}
         return {"measurements": [to_json(m) for d in done.values() for m in d.measurements], "equal": equal}
@@ -71,7 +73,10 @@ def measure(
             "tools": backend.tools(),
         }
         result = runner.run("measure", key, work)
-    found = [Measurement(**{**m, "samples": tuple(m["samples"]), "ci95": _pair(m["ci95"])}) for m in result["measurements"]]
+    found = [
+        Measurement(**{**m, "samples": tuple(m["samples"]), "ci95": _pair(m["ci95"])})
+        for m in result["measurements"]
+    ]
     return found, result["equal"]
 
 

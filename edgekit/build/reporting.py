@@ -149,7 +149,9 @@ def _dataset(inputs: Inputs, role: str) -> dict[str, Any] | None:
     return {"source": data.source, "sha256": data.sha256, "n": len(data), "labelled": data.labels is not None}
 
 
-def _row(stage: str, reference: str, close: Closeness | Mapping[str, Any], worst: str | None = None) -> dict[str, Any]:
+def _row(
+    stage: str, reference: str, close: Closeness | Mapping[str, Any], worst: str | None = None
+) -> dict[str, Any]:
     figures = asdict(close) if isinstance(close, Closeness) else dict(close)
     return {"stage": stage, "reference": reference, "worst_layer": worst, **figures}
 
@@ -198,7 +200,8 @@ def _calibration(choice: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {
         "chosen": choice["chosen"],
         "n": choice["samples"],
-        "reason": f"measured on {choice['held_back']} calibration samples that were held back",
+        "reason": f"measured on {choice['held_back']} calibration samples that were held back"
+        + (", then fitted to all of them" if choice["refit"] else ""),
         "candidates": choice["candidates"],
     }
 
@@ -210,8 +213,14 @@ def _pruning(made: Made) -> dict[str, Any] | None:
         return None
     return {
         "ratio": step.config["ratio"],
-        "groups": [{"name": g["layer"], "before": g["before"], "after": g["after"]} for g in pruning["groups"]],
+        "groups": [
+            {"name": g["layer"], "before": g["before"], "after": g["after"]} for g in pruning["groups"]
+        ],
         "finetune": None
         if tuning is None
-        else {"epochs": len(tuning["history"]) - 1, "best_epoch": tuning["best_epoch"], "history": tuning["history"]},
+        else {
+            "epochs": len(tuning["history"]) - 1,
+            "best_epoch": tuning["best_epoch"],
+            "history": tuning["history"],
+        },
     }

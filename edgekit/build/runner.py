@@ -42,14 +42,18 @@ class Runner:
     seed: int
     outcomes: list[Outcome] = field(default_factory=list)
 
-    def run(self, name: str, inputs: Mapping[str, Any], work: Callable[[], dict[str, Any]]) -> Mapping[str, Any]:
+    def run(
+        self, name: str, inputs: Mapping[str, Any], work: Callable[[], dict[str, Any]]
+    ) -> Mapping[str, Any]:
         """The result of ``work``, from the cache when a step with equal ``inputs`` has finished before.
 
         ``inputs`` is JSON data that holds everything the result depends on: digests, configuration, tool
         versions. edgekit's own source and the seed are added. ``work`` returns JSON data; the sha256 of
         stored files that belong to it go into its "objects". An exception stores nothing.
         """
-        key = digest_json({"step": name, "edgekit": source_digest(), "seed": self.seed, "inputs": to_json(inputs)})
+        key = digest_json(
+            {"step": name, "edgekit": source_digest(), "seed": self.seed, "inputs": to_json(inputs)}
+        )
         self.emit(Event(kind="step_started", step=name))
         start = time.perf_counter()
         result = self.store.load_step(key)
@@ -69,9 +73,7 @@ class Runner:
             peak_rss_bytes=peak_rss(),
         )
         self.outcomes.append(outcome)
-        self.emit(
-            Event(kind="step_finished", step=name, data={"seconds": outcome.seconds, "cached": cached})
-        )
+        self.emit(Event(kind="step_finished", step=name, data={"seconds": outcome.seconds, "cached": cached}))
         return result
 
     def put_arrays(self, arrays: Sequence[Array]) -> str:

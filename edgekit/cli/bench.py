@@ -14,9 +14,13 @@ from edgekit.cli.console import json_option, print_json, print_table
 @click.argument("path", metavar="BUNDLE|FILE", type=click.Path(exists=True, path_type=Path))
 @click.option("--device", default="local", show_default=True, metavar="LINK", help="local or emulator.")
 @click.option("--profile", metavar="NAME|FILE", help="Device to emulate; without it the bundle's own.")
-@click.option("--runs", type=click.IntRange(1), help="Timed runs (50 on a clock, 1 when instructions are counted).")
+@click.option(
+    "--runs", type=click.IntRange(1), help="Timed runs (50 on a clock, 1 when instructions are counted)."
+)
 @click.option("--warmup", type=click.IntRange(0), help="Runs that are thrown away first (10, or 1).")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
+)
 @click.option("--per-op", is_flag=True, help="Also list instructions by operator (emulator).")
 @json_option
 def bench(
@@ -86,7 +90,9 @@ def bench(
     for m in measurements:
         if m["metric"] == "instructions":
             total = m["median"] or 1
-            classes = [(k, f"{v:,.0f}", f"{100 * v / total:.1f} %") for k, v in m["detail"]["classes"].items()]
+            classes = [
+                (k, f"{v:,.0f}", f"{100 * v / total:.1f} %") for k, v in m["detail"]["classes"].items()
+            ]
             print_table(("class", "instructions", "share"), classes)
             ops = [(o["name"], f"{o['instructions']:,.0f}") for o in m["detail"].get("ops", [])]
             if ops:

@@ -33,7 +33,9 @@ def build(out: Path, as_json: bool, seed: int, profile: str, **options: Any) -> 
 
     sources, request = to_request(options)
     with progress() as emit:
-        built = run_build(sources, profile, request, out=out, seed=seed, emit=emit, command=["edgekit", *sys.argv[1:]])
+        built = run_build(
+            sources, profile, request, out=out, seed=seed, emit=emit, command=["edgekit", *sys.argv[1:]]
+        )
     if as_json:
         print_json(built.report)
     else:

@@ -32,6 +32,10 @@ def _print(verb: str, as_json: bool, *, clear: bool) -> None:
     store = Store()
     used = store.clear() if clear else store.usage()
     if as_json:
-        print_json({"root": str(used.root), "bytes": used.bytes, "objects": used.objects, "steps": used.steps})
+        print_json(
+            {"root": str(used.root), "bytes": used.bytes, "objects": used.objects, "steps": used.steps}
+        )
     else:
-        click.echo(f"{used.root} {verb}: {used.bytes / 1e6:,.1f} MB, {used.objects} objects, {used.steps} steps")
+        click.echo(
+            f"{used.root} {verb}: {used.bytes / 1e6:,.1f} MB, {used.objects} objects, {used.steps} steps"
+        )

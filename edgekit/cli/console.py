@@ -71,12 +71,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _is_figure(text: str) -> bool:
-    return bool(text) and (text[0].isdigit() or text[0] in "-+.") or text == ""
+    return (bool(text) and (text[0].isdigit() or text[0] in "-+.")) or text == ""
 
 
 @contextmanager
 def progress() -> Iterator[Emit]:
-    """An ``Emit`` that shows a build on stderr: bars on a terminal, plain lines otherwise, nothing with -q."""
+    """An ``Emit`` that shows a build on stderr: bars on a terminal, else plain lines; nothing with -q."""
     if os.environ.get("EDGEKIT_QUIET"):
         yield lambda event: None
         return
@@ -137,9 +137,13 @@ def _plain(event: Event) -> None:
         click.echo(f"{event.step}: {event.message}", err=True)
     elif event.kind == "progress" and time.monotonic() - _last_line[0] > 10:
         _last_line[0] = time.monotonic()
-        click.echo(f"{event.step}: {event.data.get('done')} of {event.data.get('total')} {_figures(event)}", err=True)
+        click.echo(
+            f"{event.step}: {event.data.get('done')} of {event.data.get('total')} {_figures(event)}", err=True
+        )
 
 
 def _figures(event: Event) -> str:
-    shown = {k: v for k, v in event.data.items() if k not in ("done", "total") and isinstance(v, (int, float))}
+    shown = {
+        k: v for k, v in event.data.items() if k not in ("done", "total") and isinstance(v, (int, float))
+    }
     return " ".join(f"{k} {v:.4g}" for k, v in shown.items())

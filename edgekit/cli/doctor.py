@@ -25,7 +25,8 @@ def doctor(as_json: bool) -> None:
         print_json([asdict(f) for f in findings])
     else:
         print_table(
-            ("part", "state", "found", "needed for"), [(f.name, f.state, f.detail, f.needed_for) for f in findings]
+            ("part", "state", "found", "needed for"),
+            [(f.name, f.state, f.detail, f.needed_for) for f in findings],
         )
         for f in findings:
             if f.mend:
@@ -33,6 +34,7 @@ def doctor(as_json: bool) -> None:
     broken = [f for f in findings if f.required and f.state != "ok"]
     if broken:
         raise MissingDependency(
-            f"{len(broken)} required parts are missing or of a wrong version: {', '.join(f.name for f in broken)}",
+            f"{len(broken)} required parts are missing or of a wrong version: "
+            + ", ".join(f.name for f in broken),
             hint=broken[0].mend,
         )

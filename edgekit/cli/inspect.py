@@ -31,7 +31,10 @@ def inspect(path: Path, as_json: bool) -> None:
             ("File", f"{found['path']}, {found['bytes']:,} bytes"),
             *((f"Input {t['name']}", _tensor(t)) for t in found["inputs"]),
             *((f"Output {t['name']}", _tensor(t)) for t in found["outputs"]),
-            ("Operators", f"{found['ops']}, {found['int8_share']:.0f} % int8, {found['transposes']} transposes"),
+            (
+                "Operators",
+                f"{found['ops']}, {found['int8_share']:.0f} % int8, {found['transposes']} transposes",
+            ),
             ("MACs", f"{found['macs']:,}"),
             ("XNNPACK", f"{found['accelerated']} of {found['ops']} operators"),
         ]

@@ -17,9 +17,17 @@ COMMANDS = {
     "build": ("edgekit.cli.build", "build", "Make a bundle and a report from a model and a device profile."),
     "plan": ("edgekit.cli.plan", "plan", "Explain what `build` would do, and stop."),
     "profiles": ("edgekit.cli.profiles", "profiles", "List, show and check device profiles."),
-    "inspect": ("edgekit.cli.inspect", "inspect", "Show operators, precisions, coverage and size of a model file."),
+    "inspect": (
+        "edgekit.cli.inspect",
+        "inspect",
+        "Show operators, precisions, coverage and size of a model file.",
+    ),
     "verify": ("edgekit.cli.verify", "verify", "Run a bundle's golden samples, here or on a device."),
-    "bench": ("edgekit.cli.bench", "bench", "Measure a bundle or a model file on a device, emulator or this host."),
+    "bench": (
+        "edgekit.cli.bench",
+        "bench",
+        "Measure a bundle or a model file on a device, emulator or this host.",
+    ),
     "doctor": ("edgekit.cli.doctor", "doctor", "Say what is missing here and the command that mends it."),
     "cache": ("edgekit.cli.cache", "cache", "Show or clear the store of artifacts and finished steps."),
 }
@@ -79,7 +87,7 @@ EDGEKIT_BUILD_PROFILE=pi4.
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print results only, no progress.")
 def main(cache_dir: str | None, quiet: bool) -> None:
-    """From a PyTorch model and a device profile to the smallest bundle that keeps its accuracy, and the proof.
+    """From a PyTorch model and a device profile to the smallest bundle that keeps its accuracy.
 
     Start with `edgekit build --profile pi4`: it builds the built-in demo.
     """

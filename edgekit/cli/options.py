@@ -12,7 +12,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = [
     click.argument("model", required=False),
-    click.option("--profile", required=True, metavar="NAME|FILE", help="Device profile (`edgekit profiles list`)."),
+    click.option(
+        "--profile", required=True, metavar="NAME|FILE", help="Device profile (`edgekit profiles list`)."
+    ),
     click.option(
         "--target",
         default="auto",
@@ -35,12 +37,18 @@ _OPTIONS = [
     click.option("--calib", metavar="SRC", help="Calibration data for int8; labels are not used."),
     click.option("--eval", "evaluation", metavar="SRC", help="Labelled data on which accuracy is measured."),
     click.option("--train", metavar="SRC", help="Training data: allows pruning with fine-tuning."),
-    click.option("--max-drop", type=click.FloatRange(0, 100), metavar="POINTS", help="Accuracy that may be lost."),
-    click.option("--max-size", type=click.FloatRange(0, min_open=True), metavar="MB", help="Largest model file."),
+    click.option(
+        "--max-drop", type=click.FloatRange(0, 100), metavar="POINTS", help="Accuracy that may be lost."
+    ),
+    click.option(
+        "--max-size", type=click.FloatRange(0, min_open=True), metavar="MB", help="Largest model file."
+    ),
     click.option("--task", type=click.Choice(["classification", "generic"]), help="What the output means."),
     click.option("--input-range", metavar="LO,HI", help="Values that inputs may take; others are refused."),
     click.option("--keep-nchw", is_flag=True, help="Keep the model's channels-first input in the file."),
-    click.option("--int8-io", is_flag=True, help="Integer inputs and outputs (same as --set quantize.io=int8)."),
+    click.option(
+        "--int8-io", is_flag=True, help="Integer inputs and outputs (same as --set quantize.io=int8)."
+    ),
     click.option(
         "--allow-overlap", is_flag=True, help="Let calibration, evaluation and training data share samples."
     ),
@@ -52,7 +60,9 @@ _OPTIONS = [
     click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting, such as prune.ratio=0.3."
     ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random."),
+    click.option(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random."
+    ),
 ]
 
 SOURCES_HELP = """\
@@ -74,7 +84,9 @@ def parse_shape(text: str) -> tuple[int, ...]:
     try:
         shape = tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not a shape such as 1,3,224,224", param_hint="--input-shape") from None
+        raise click.BadParameter(
+            f"{text!r} is not a shape such as 1,3,224,224", param_hint="--input-shape"
+        ) from None
     if not shape or min(shape) < 1:
         raise click.BadParameter(f"{text!r}: every dimension must be at least 1", param_hint="--input-shape")
     return shape

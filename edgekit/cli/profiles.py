@@ -25,7 +25,6 @@ def profiles() -> None:
 def list_command(as_json: bool) -> None:
     """List the profiles that ship with edgekit; each can be given to --profile by its id."""
     from edgekit.cli.console import console, print_json
-
     from edgekit.profiles import list_profiles
 
     shipped = list_profiles()
@@ -53,7 +52,6 @@ def list_command(as_json: bool) -> None:
 def show_command(profile: str, as_json: bool) -> None:
     """Print PROFILE (an id or a file) with all that it inherits and where each figure comes from."""
     from edgekit.cli.console import print_json
-
     from edgekit.profiles import load_profile
 
     found = load_profile(profile)
@@ -70,7 +68,6 @@ def show_command(profile: str, as_json: bool) -> None:
 def check_command(names: tuple[str, ...], as_json: bool) -> None:
     """Check each PROFILE (an id or a file): does it load, has each figure a source, does it make sense."""
     from edgekit.cli.console import print_json
-
     from edgekit.errors import ProfileError
 
     results = {name: _findings(name) for name in names}

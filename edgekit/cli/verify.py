@@ -55,7 +55,12 @@ def verify(bundle: Path, device: str, profile: str | None, as_json: bool) -> Non
         )
     else:
         rows = [
-            (str(r.index), "equal" if r.max_abs == 0 else f"{r.max_abs:.3g}", str(r.mismatched), "ok" if r.passed else "FAILED")
+            (
+                str(r.index),
+                "equal" if r.max_abs == 0 else f"{r.max_abs:.3g}",
+                str(r.mismatched),
+                "ok" if r.passed else "FAILED",
+            )
             for r in results
         ]
         print_table(("sample", "largest difference", "beyond tolerance", "result"), rows)
@@ -63,5 +68,5 @@ def verify(bundle: Path, device: str, profile: str | None, as_json: bool) -> Non
     if failed:
         raise GateFailed(
             f"{failed} of {len(results)} golden samples differ on {device}",
-            hint="the runtime there computes something else; compare its version with the manifest's min_version",
+            hint="the runtime there computes something else; see min_version in the manifest",
         )

@@ -66,5 +66,6 @@ def unit_sqnr(
             signal[mine] += float((r**2).sum())
             noise[mine] += float(((r - g) ** 2).sum())
     return {
-        n: float(10 * np.log10(signal[n] / noise[n])) if signal[n] > 0 and noise[n] > 0 else None for n in names
+        n: float(10 * np.log10(signal[n] / noise[n])) if signal[n] > 0 and noise[n] > 0 else None
+        for n in names
     }

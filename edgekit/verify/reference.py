@@ -42,7 +42,8 @@ def _batches(call: Any, first: list[Array]) -> bool:
     except (RuntimeError, ValueError, AssertionError, TypeError):
         return False
     return len(two) == len(first) and all(
-        b.shape == (2, *a.shape[1:]) and np.allclose(b[:1], a, rtol=1e-4, atol=1e-5 * (np.abs(a).max() + 1e-6))
+        b.shape == (2, *a.shape[1:])
+        and np.allclose(b[:1], a, rtol=1e-4, atol=1e-5 * (np.abs(a).max() + 1e-6))
         for a, b in zip(first, two, strict=True)
     )
 

@@ -1,4 +1,4 @@
-"""scripts/setup and what sources it, with pip, apt and Python played by scripts that write down their arguments."""
+"""scripts/setup and what sources it. Scripts that log their arguments play pip, apt and Python."""
 
 from __future__ import annotations
 
@@ -12,9 +12,24 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("setup", "demo", "test", "check")
-_TOOLS = (
-    "bash basename cat cut dirname env find flock grep ls mkdir mktemp rm sha256sum tail touch".split()
-)
+_TOOLS = [
+    "bash",
+    "basename",
+    "cat",
+    "cut",
+    "dirname",
+    "env",
+    "find",
+    "flock",
+    "grep",
+    "ls",
+    "mkdir",
+    "mktemp",
+    "rm",
+    "sha256sum",
+    "tail",
+    "touch",
+]
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,9 @@ class Checkout:
     def run(self, script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.root / "scripts" / script), *arguments]
         environment = {"PATH": str(self.bin), "HOME": str(self.root), **env}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
 
     def log(self) -> list[str]:
         """What was called since the last look."""

@@ -31,9 +31,7 @@ def outcome(profile: str, model: ModelSpec, data: DataFacts) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_the_plan_is_the_golden_one(
-    profile: str, model: ModelSpec, situations: dict[str, DataFacts]
-) -> None:
+def test_the_plan_is_the_golden_one(profile: str, model: ModelSpec, situations: dict[str, DataFacts]) -> None:
     file = GOLDEN / f"{profile}.json"
     made = {name: outcome(profile, model, data) for name, data in situations.items()}
     if os.environ.get("EDGEKIT_UPDATE_GOLDEN") == "1":

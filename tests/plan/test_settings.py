@@ -29,7 +29,11 @@ def test_the_last_value_of_a_key_counts() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "near"),
-    [("prune.ration", "prune.ratio"), ("quantise.precision", "quantize.precision"), ("epochs", "finetune.epochs")],
+    [
+        ("prune.ration", "prune.ratio"),
+        ("quantise.precision", "quantize.precision"),
+        ("epochs", "finetune.epochs"),
+    ],
 )
 def test_an_unknown_key_names_the_nearest(wrong: str, near: str) -> None:
     with pytest.raises(UserError, match=f"there is no setting '{wrong}'") as caught:

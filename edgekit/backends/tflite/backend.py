@@ -32,7 +32,16 @@ if TYPE_CHECKING:
     from edgekit.store import Store
     from edgekit.types import Array
 
-_TOOLS = ("onnx", "onnxsim", "onnxscript", "onnx2tf", "tensorflow", "ai-edge-litert", "ai-edge-quantizer", "torch")
+_TOOLS = (
+    "onnx",
+    "onnxsim",
+    "onnxscript",
+    "onnx2tf",
+    "tensorflow",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "torch",
+)
 _SEVERAL_FLOAT_DTYPES = {"float32"}
 
 
@@ -72,7 +81,9 @@ class TFLiteBackend:
     ) -> Artifact:
         for tensor in spec.inputs:
             if tensor.dtype not in _SEVERAL_FLOAT_DTYPES:
-                raise Unsupported(f"input {tensor.name!r} is {tensor.dtype}; the TFLite backend takes float32 inputs")
+                raise Unsupported(
+                    f"input {tensor.name!r} is {tensor.dtype}; the TFLite backend takes float32 inputs"
+                )
         with store.scratch() as scratch:
             onnx_file = _to_onnx(source, spec, samples, scratch)
             keep = onnx_file.inputs if scheme.keep_nchw else ()
@@ -99,10 +110,13 @@ class TFLiteBackend:
         samples: Sequence[Sequence[Array]],
         scheme: Scheme,
         *,
+        refit: bool,
         store: Store,
         emit: Emit,
     ) -> Artifact:
-        return calibration_choice.quantize(self, artifact, samples, scheme, store=store, emit=emit)
+        return calibration_choice.quantize(
+            self, artifact, samples, scheme, refit=refit, store=store, emit=emit
+        )
 
     def units(self, artifact: Artifact) -> list[Unit]:
         return flatbuffer.units(flatbuffer.read_graph(artifact.path))
@@ -115,7 +129,9 @@ class TFLiteBackend:
         found = []
         for op in graph.ops:
             reason = rules.refuse(target.delegate, op.op, flatbuffer.op_precision(graph, op))
-            found.append(OpCoverage(index=op.index, op=op.op, accelerated=reason is None, reason=reason or ""))
+            found.append(
+                OpCoverage(index=op.index, op=op.op, accelerated=reason is None, reason=reason or "")
+            )
         return found
 
     def check(self, artifact: Artifact, scheme: Scheme) -> tuple[Mapping[str, float], list[str]]:
@@ -132,7 +148,9 @@ class TFLiteBackend:
             kept = sorted({o.op for o in left})
             complaints.append(f"{len(left)} operators do not compute in int8: {', '.join(kept)}")
         if facts["transposes"]:
-            complaints.append(f"the file has {graph.count('TRANSPOSE')} TRANSPOSE operators, each a copy of its input")
+            complaints.append(
+                f"the file has {graph.count('TRANSPOSE')} TRANSPOSE operators, each a copy of its input"
+            )
         return facts, complaints
 
     def device_command(
@@ -150,7 +168,15 @@ class TFLiteBackend:
 
         files: dict[str, Path] = dict(litert_runtime(arch, store))
         files["model.tflite"] = artifact.path
-        argv = ["litert_run", "-w", str(protocol.warmup), "-n", str(protocol.runs), "-t", str(protocol.threads)]
+        argv = [
+            "litert_run",
+            "-w",
+            str(protocol.warmup),
+            "-n",
+            str(protocol.runs),
+            "-t",
+            str(protocol.threads),
+        ]
         if per_op:
             argv.append("-p")
         for i, value in enumerate(inputs):
@@ -239,12 +265,12 @@ def _describe(
     for source, name in zip(spec.inputs, ordered, strict=True):
         stored = tuple(int(d) for d in ins[name]["shape"])
         layout = convert.input_layout(source.shape, stored, kept=scheme.keep_nchw)
-        inputs.append(
-            TensorSpec(name=str(ins[name]["name"]), shape=stored, dtype="float32", layout=layout)
-        )
+        inputs.append(TensorSpec(name=str(ins[name]["name"]), shape=stored, dtype="float32", layout=layout))
     out_names = sorted(outs, key=lambda n: int(n.rsplit("_", 1)[-1]) if n.rsplit("_", 1)[-1].isdigit() else 0)
     if len(out_names) != len(spec.outputs):
-        raise ConversionError(f"the converted file has {len(out_names)} outputs, the model {len(spec.outputs)}")
+        raise ConversionError(
+            f"the converted file has {len(out_names)} outputs, the model {len(spec.outputs)}"
+        )
     out_index = tuple(outs[n]["index"] for n in out_names)
     return Artifact(
         sha256=sha,
@@ -259,7 +285,9 @@ def _describe(
     )
 
 
-def _match_inputs(onnx_names: tuple[str, ...], keras_names: tuple[str, ...], signature: list[str]) -> list[str]:
+def _match_inputs(
+    onnx_names: tuple[str, ...], keras_names: tuple[str, ...], signature: list[str]
+) -> list[str]:
     """Signature names in the order of the ONNX inputs; Keras replaces characters that it cannot hold."""
 
     def plain(name: str) -> str:

@@ -1,13 +1,15 @@
 """Quantising with the calibration that measures best.
 
 Both candidates (true min/max, MSE-optimal clipping) are written and compared with the float file on
-calibration samples that were held back from calibration.
+calibration samples that were held back from calibration. The better one is then fitted to all samples,
+unless the held-back ones are needed again as samples that calibration has not seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +30,11 @@ HOLD_BACK = 0.2
 
 MIN_SAMPLES = 2
 
+METHODS: Mapping[str, Callable[[dict[str, calibrate.Observed]], calibrate.Ranges]] = {
+    "minmax": calibrate.minmax_ranges,
+    "mse": calibrate.mse_ranges,
+}
+
 
 def quantize(
     backend: Backend,
@@ -35,6 +42,7 @@ def quantize(
     samples: Sequence[Sequence[Array]],
     scheme: Scheme,
     *,
+    refit: bool,
     store: Store,
     emit: Emit,
 ) -> Artifact:
@@ -46,53 +54,82 @@ def quantize(
         return _stored(backend, artifact, data, scheme, store, {})
     if len(samples) < MIN_SAMPLES:
         raise DataError(
-            f"int8 needs at least {MIN_SAMPLES} calibration samples, got {len(samples)}", hint="give more with --calib"
+            f"int8 needs at least {MIN_SAMPLES} calibration samples, got {len(samples)}",
+            hint="give more with --calib",
         )
     fit, held = split(samples)
-    observed = calibrate.observe(artifact, fit, emit)
-    methods = {"minmax": calibrate.minmax_ranges, "mse": calibrate.mse_ranges}
-    wanted = list(methods) if scheme.calibration == "auto" else [scheme.calibration]
+    groups = [fit, held] if fit is not held else [fit]
+    observed = calibrate.observe(artifact, groups, emit)
+    outputs = [t.name for t in artifact.outputs]
     reference = _outputs(artifact, held)
     tried: list[tuple[float, float, str, Artifact]] = []
     rows: list[dict[str, Any]] = []
-    for name in wanted:
-        ranges = methods[name](observed)
-        data, dead = condition.protect_dead_channels(artifact.path, ranges)
-        with store.scratch() as scratch:
-            source = scratch / "conditioned.tflite"
-            source.write_bytes(data)
-            quantized = quantize_file(source, scheme, ranges)
-        meta = {"dead_channels": [{"op": d.op_index, "channels": list(d.channels)} for d in dead]}
-        candidate = _stored(backend, artifact, quantized, scheme, store, meta)
+    for name in list(METHODS) if scheme.calibration == "auto" else [scheme.calibration]:
+        candidate = _with_ranges(backend, artifact, _ranges(name, observed[0], outputs), scheme, store)
         sqnr, agreement = compare(reference, _outputs(candidate, held))
         rows.append({"name": name, "sqnr_db": sqnr, "agreement": agreement})
         tried.append((agreement if agreement is not None else 0.0, sqnr, name, candidate))
-        emit(Event(kind="info", step="quantize", message=f"calibration {name}: SQNR {sqnr:.1f} dB on held-back samples"))
-    best = choose(tried)
+        emit(
+            Event(
+                kind="info",
+                step="quantize",
+                message=f"calibration {name}: SQNR {sqnr:.1f} dB on held-back samples",
+            )
+        )
+    _, _, name, best = choose(tried, len(held))
+    if refit and len(groups) > 1:
+        best = _with_ranges(
+            backend, artifact, _ranges(name, calibrate.merge(observed), outputs), scheme, store
+        )
     calibration = {
-        "chosen": best[2],
-        "samples": len(fit),
+        "chosen": name,
+        "samples": len(samples) if refit else len(fit),
         "held_back": len(held),
+        "refit": refit and len(groups) > 1,
         "candidates": rows,
     }
-    return replace(best[3], meta={**best[3].meta, "calibration": calibration})
+    return replace(best, meta={**best.meta, "calibration": calibration})
+
+
+def _ranges(method: str, observed: dict[str, calibrate.Observed], outputs: Sequence[str]) -> calibrate.Ranges:
+    """Ranges by one method. The file's outputs keep their true range: a clipped logit ties with its rival."""
+    ranges = METHODS[method](observed)
+    return ranges | {name: (observed[name].lo, observed[name].hi) for name in outputs if name in observed}
+
+
+def _with_ranges(
+    backend: Backend, artifact: Artifact, ranges: calibrate.Ranges, scheme: Scheme, store: Store
+) -> Artifact:
+    data, dead = condition.protect_dead_channels(artifact.path, ranges)
+    with store.scratch() as scratch:
+        source = scratch / "conditioned.tflite"
+        source.write_bytes(data)
+        quantized = quantize_file(source, scheme, ranges)
+    meta = {"dead_channels": [{"op": d.op_index, "channels": list(d.channels)} for d in dead]}
+    return _stored(backend, artifact, quantized, scheme, store, meta)
 
 
 def split(samples: Sequence[Sequence[Array]]) -> tuple[list[Sequence[Array]], list[Sequence[Array]]]:
     """Every fifth sample is held back; all of them serve for both when there are fewer than five."""
     step = round(1 / HOLD_BACK)
     if len(samples) < step:
-        return list(samples), list(samples)
+        every = list(samples)
+        return every, every
     return [s for i, s in enumerate(samples) if i % step != step - 1], list(samples[step - 1 :: step])
 
 
-def choose(tried: Sequence[tuple[float, float, str, Artifact]]) -> tuple[float, float, str, Artifact]:
-    """The candidate with the highest SQNR among those whose agreement is within one point of the best.
+def choose(
+    tried: Sequence[tuple[float, float, str, Artifact]], held: int
+) -> tuple[float, float, str, Artifact]:
+    """The candidate with the highest SQNR, unless its agreement is clearly behind.
 
-    SQNR moves with every value; agreement on a few dozen samples is coarse, but a clear loss in it counts.
+    SQNR moves with every value; agreement counts a few samples that lie near a border. It decides only
+    when a candidate loses more than two standard deviations of a binomial at the best agreement, and at
+    least two samples.
     """
-    top = max(t[0] for t in tried)
-    return max((t for t in tried if t[0] >= top - 1.0), key=lambda t: t[1])
+    top = max(t[0] for t in tried) / 100
+    margin = max(2 * sqrt(top * (1 - top) / held), 2.5 / held)
+    return max((t for t in tried if t[0] / 100 >= top - margin), key=lambda t: t[1])
 
 
 def compare(reference: Sequence[Array], got: Sequence[Array]) -> tuple[float, float | None]:

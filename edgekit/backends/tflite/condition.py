@@ -59,8 +59,8 @@ def protect_dead_channels(source: Path, ranges: Ranges) -> tuple[bytes, list[Dea
         if channels.size == 0:
             continue
         moved = np.moveaxis(weights, _WEIGHTED[op.op], 0)
-        for c in channels:
-            moved[(c, *([0] * (weights.ndim - 1)))] = needed[c]
+        for c in channels.tolist():
+            moved[c].flat[0] = needed[c]
         _store(model, op.inputs[1], weights)
         changed.append(DeadChannels(op.index, op.op, tuple(int(c) for c in channels)))
     return (write_model(model) if changed else source.read_bytes()), changed

@@ -75,9 +75,13 @@ def _explain(log: str, returncode: int) -> ConversionError | Unsupported:
         return ConversionError(f"onnx2tf was killed by signal {-returncode} (out of memory?)")
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     node = next((line for line in reversed(lines) if "onnx_op_name" in line), None)
-    error = next((line for line in reversed(lines) if re.match(r"(\w+\.)*\w*(Error|Exception)\b", line)), None)
+    error = next(
+        (line for line in reversed(lines) if re.match(r"(\w+\.)*\w*(Error|Exception)\b", line)), None
+    )
     where = f" at {node.split('onnx_op_name:')[-1].strip()}" if node else ""
-    return ConversionError(f"onnx2tf cannot convert the model{where}: {error or (lines[-1] if lines else 'no output')}")
+    return ConversionError(
+        f"onnx2tf cannot convert the model{where}: {error or (lines[-1] if lines else 'no output')}"
+    )
 
 
 def input_layout(source: tuple[int, ...], stored: tuple[int, ...], *, kept: bool) -> str | None:

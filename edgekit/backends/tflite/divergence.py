@@ -64,7 +64,9 @@ def first_divergence(
 def _error(reference: Array, got: Array) -> float:
     if reference.size != got.size:
         return float("inf")
-    forms = [f for f in (got, to_channels_first(got)) if f.shape == reference.shape or f.ndim != reference.ndim]
+    forms = [
+        f for f in (got, to_channels_first(got)) if f.shape == reference.shape or f.ndim != reference.ndim
+    ]
     top = max(float(np.abs(reference).max(initial=0.0)), 1e-12)
     errors = [float(np.abs(f.reshape(reference.shape) - reference).max(initial=0.0)) / top for f in forms]
     return min(errors, default=float("inf"))

@@ -6,6 +6,7 @@ tensorflow/compiler/mlir/lite/schema/schema.fbs.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +19,17 @@ import numpy as np
 from edgekit.errors import StepFailed
 from edgekit.types import TensorSpec, Unit
 
-_DTYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 5: "string", 6: "bool", 7: "int16", 9: "int8"}
+_DTYPES = {
+    0: "float32",
+    1: "float16",
+    2: "int32",
+    3: "uint8",
+    4: "int64",
+    5: "string",
+    6: "bool",
+    7: "int16",
+    9: "int8",
+}
 _DTYPES |= {8: "complex64", 10: "float64", 15: "uint32", 16: "uint16", 17: "int4"}
 
 PLUMBING = frozenset({"QUANTIZE", "DEQUANTIZE"})
@@ -92,7 +103,10 @@ def read_model(path: Path) -> Any:
     data = path.read_bytes()
     if data[4:8] != b"TFL3":
         raise StepFailed(f"{path.name} is not a TFLite file")
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(data), 0))
+    try:
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(data), 0))
+    except (struct.error, IndexError, TypeError, ValueError) as exc:  # offsets that lead out of the file
+        raise StepFailed(f"{path.name} is damaged: {exc}") from exc
     for buffer in model.buffers:
         if buffer.offset > 1:
             buffer.data = np.frombuffer(data, np.uint8, count=buffer.size, offset=buffer.offset)
@@ -186,7 +200,7 @@ def macs(graph: Graph, op: Op) -> int:
 
 
 def op_precision(graph: Graph, op: Op) -> str:
-    """In what an operator computes: int8, int16, dynamic (int8 weights, float activations), fp16 or float32."""
+    """In what an operator computes; "dynamic" is int8 weights with float activations."""
     out = graph.tensors[op.outputs[0]].dtype
     if out in ("int8", "int16", "uint8"):
         return out
@@ -196,7 +210,11 @@ def op_precision(graph: Graph, op: Op) -> str:
     producers = {t: o for o in graph.ops for t in o.outputs}
     for t in sources:
         maker = producers.get(t.index)
-        if maker is not None and maker.op == "DEQUANTIZE" and graph.tensors[maker.inputs[0]].dtype == "float16":
+        if (
+            maker is not None
+            and maker.op == "DEQUANTIZE"
+            and graph.tensors[maker.inputs[0]].dtype == "float16"
+        ):
             return "fp16"
     return out
 
@@ -239,11 +257,14 @@ def short_name(tensor: str) -> str:
     parts = [p for p in head.split("/") if p]
     if len(parts) > 1 and parts[0].startswith(("model", "functional")):
         parts = parts[1:]
-    return "/".join(p.removeprefix("tf.").removeprefix("compat.v1.").removeprefix("nn.") for p in parts) or tensor
+    return (
+        "/".join(p.removeprefix("tf.").removeprefix("compat.v1.").removeprefix("nn.") for p in parts)
+        or tensor
+    )
 
 
 def unit_names(graph: Graph) -> dict[int, str]:
-    """Name of every unit by the index of its operator, each once: a short name that is taken gets "#2", "#3"."""
+    """Name of every unit by the index of its operator; a short name that is taken gets "#2", "#3"."""
     names: dict[int, str] = {}
     taken: set[str] = set()
     for op in graph.ops:
@@ -266,7 +287,9 @@ def int8_share(graph: Graph) -> tuple[float, list[Op]]:
     return (1 - len(left) / len(counted) if counted else 0.0), left
 
 
-def tensor_specs(graph: Graph, indices: tuple[int, ...], layouts: tuple[str | None, ...]) -> tuple[TensorSpec, ...]:
+def tensor_specs(
+    graph: Graph, indices: tuple[int, ...], layouts: tuple[str | None, ...]
+) -> tuple[TensorSpec, ...]:
     """Signature entries of inputs or outputs, with quantisation parameters for integer tensors."""
     specs = []
     for i, layout in zip(indices, layouts, strict=True):

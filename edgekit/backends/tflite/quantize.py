@@ -62,9 +62,13 @@ def _add_rule(worker: Any, regex: str, precision: Precision, scheme: Scheme) -> 
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
     every = qtyping.TFLOperationName.ALL_SUPPORTED
-    grain = qtyping.QuantGranularity.CHANNELWISE if scheme.per_channel else qtyping.QuantGranularity.TENSORWISE
+    grain = (
+        qtyping.QuantGranularity.CHANNELWISE if scheme.per_channel else qtyping.QuantGranularity.TENSORWISE
+    )
     if precision == "int8":
-        worker.add_static_config(regex, every, activation_num_bits=8, weight_num_bits=8, weight_granularity=grain)
+        worker.add_static_config(
+            regex, every, activation_num_bits=8, weight_num_bits=8, weight_granularity=grain
+        )
     elif precision == "dynamic":
         worker.add_dynamic_config(regex, every, num_bits=8, granularity=grain)
     elif precision == "fp16":
@@ -72,7 +76,9 @@ def _add_rule(worker: Any, regex: str, precision: Precision, scheme: Scheme) -> 
             regex,
             every,
             qtyping.OpQuantizationConfig(
-                weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
+                weight_tensor_config=qtyping.TensorQuantizationConfig(
+                    num_bits=16, dtype=qtyping.TensorDataType.FLOAT
+                ),
                 compute_precision=qtyping.ComputePrecision.FLOAT,
                 explicit_dequantize=True,
             ),

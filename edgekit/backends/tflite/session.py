@@ -121,7 +121,7 @@ def _taps_of(graph: Graph) -> dict[str, _Tap]:
     taps = {}
     for index, name in unit_names(graph).items():
         t = graph.tensors[graph.ops[index].outputs[0]]
-        taps[name] = _Tap(t.index, np.float32(t.scale).reshape(-1), np.float32(t.zero_point).reshape(-1))
+        taps[name] = _Tap(t.index, np.asarray(t.scale, np.float32), np.asarray(t.zero_point, np.float32))
     return taps
 
 
@@ -140,5 +140,7 @@ def encode(x: Array, spec: TensorSpec) -> Array:
 def decode(y: Array, spec: TensorSpec) -> Array:
     """The reverse of :func:`encode`, to float32 where the artifact stores integers with a scale."""
     if spec.scale is not None and np.issubdtype(y.dtype, np.integer):
-        y = np.asarray((y.astype(np.float32) - (spec.zero_point or 0)) * np.float32(spec.scale), dtype=np.float32)
+        y = np.asarray(
+            (y.astype(np.float32) - (spec.zero_point or 0)) * np.float32(spec.scale), dtype=np.float32
+        )
     return to_channels_first(y) if spec.layout in ("NHWC", "NWC", "NDHWC") else y

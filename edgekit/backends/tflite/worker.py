@@ -1,7 +1,7 @@
 """ONNX to float TFLite in a process of its own, by onnx2tf and TensorFlow's converter.
 
-Run as ``python -P worker.py JOB.json`` in a scratch folder; it imports nothing of edgekit. onnx2tf writes into
-the working directory and prints escape codes; TensorFlow takes over a gigabyte. Neither
+Run as ``python -P worker.py JOB.json`` in a scratch folder; it imports nothing of edgekit. onnx2tf writes
+into the working directory and prints escape codes; TensorFlow takes over a gigabyte. Neither
 may do so in the user's process.
 
 onnx2tf 1.28.8 downloads a test image when every input is 4-D with three channels, unless a file of
