@@ -1,5 +1,53 @@
-"""edgekit: from a PyTorch model and a device profile to a verified edge bundle."""
+"""edgekit: from a PyTorch model and a device profile to a verified edge bundle.
+
+The public API; everything is imported on first use, so that ``import edgekit`` costs nothing::
+
+    from edgekit import Request, Sources
+    from edgekit.build import build
+
+    built = build(Sources(model="my_model.py:net", calib="my_model.py:calib"), "pi4", Request())
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgekit.build import Built, Request, Sources, plan_build
+    from edgekit.errors import EdgekitError
+    from edgekit.profiles import DeviceProfile, list_profiles, load_profile
+    from edgekit.store import Store
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = [
+    "Built",
+    "DeviceProfile",
+    "EdgekitError",
+    "Request",
+    "Sources",
+    "Store",
+    "__version__",
+    "list_profiles",
+    "load_profile",
+    "plan_build",
+]
+
+_HOMES = {
+    "edgekit.build": ("Built", "Request", "Sources", "plan_build"),
+    "edgekit.errors": ("EdgekitError",),
+    "edgekit.profiles": ("DeviceProfile", "list_profiles", "load_profile"),
+    "edgekit.store": ("Store",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

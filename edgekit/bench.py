@@ -51,44 +51,23 @@ def bench(
     with ``per_op`` instructions by operator, memory; the latency is None there. Elsewhere: latency with
     median, p90 and the interval of the median over ``protocol.runs``.
     """
-    emulated = link.source == "emulator"
-    facts = link.facts()
-    result, report = _run(
-        backend, artifact, inputs, link, store, protocol, emulated, caches, False, timeout_s
+    work = _Work(
+        backend=backend, artifact=artifact, inputs=inputs, link=link, store=store, timeout_s=timeout_s
     )
+    emulated = link.source == "emulator"
+    result, report = work.run(protocol, count=emulated, caches=caches)
     common: dict[str, Any] = {
         "source": link.source,
         "subject": subject,
         "threads": protocol.threads,
         "warmup": protocol.warmup,
-        "device": facts,
+        "device": link.facts(),
     }
-    found: list[Measurement] = []
     if emulated:
-        ops = (
-            _ops_by_instructions(backend, artifact, inputs, link, store, protocol, timeout_s)
-            if per_op
-            else None
-        )
-        found += _counts(result, ops, common)
+        found = _counts(result, work.instructions_by_operator(protocol) if per_op else None, common)
         found.append(Measurement(metric="latency", unit="ms", median=None, **common))
     else:
-        times = [float(t) for t in report["runs_ms"]]
-        s = summarize(times)
-        found.append(
-            Measurement(
-                metric="latency",
-                unit="ms",
-                median=s.median,
-                samples=tuple(times),
-                p90=s.p90,
-                ci95=s.ci95,
-                n=s.n,
-                **common,
-            )
-        )
-        load = float(report["load_ms"])
-        found.append(Measurement(metric="load_time", unit="ms", median=load, samples=(load,), n=1, **common))
+        found = _times(report, common)
     memory = float(report["peak_rss_kb"]) * _BYTES_PER_KB
     note = {"includes": "the emulator itself"} if emulated else {}
     found.append(
@@ -100,27 +79,67 @@ def bench(
     return Bench(measurements=tuple(found), outputs=tuple(backend.read_outputs(artifact, raw)))
 
 
-def _run(
-    backend: Backend,
-    artifact: Artifact,
-    inputs: Sequence[Array],
-    link: Link,
-    store: Store,
-    protocol: RunProtocol,
-    count: bool,
-    caches: bool,
-    per_op: bool,
-    timeout_s: float,
-) -> tuple[RunResult, Mapping[str, Any]]:
-    with store.scratch() as scratch:
-        command = backend.device_command(
-            artifact, inputs, arch=link.arch, protocol=protocol, per_op=per_op, store=store, scratch=scratch
-        )
-        result = link.run(command, timeout_s=timeout_s, count=count, caches=caches, per_op=per_op)
-    if result.returncode != 0:
-        last = next((x for x in reversed(result.stderr.splitlines()) if x.strip()), "no message")
-        raise DeviceError(f"{artifact.path.name[:12]} does not run on {link.name}: {last}")
-    return result, backend.parse(result.stdout)
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """One file, its inputs and the link that it runs over."""
+
+    backend: Backend
+    artifact: Artifact
+    inputs: Sequence[Array]
+    link: Link
+    store: Store
+    timeout_s: float
+
+    def run(
+        self, protocol: RunProtocol, *, count: bool = False, caches: bool = False, per_op: bool = False
+    ) -> tuple[RunResult, Mapping[str, Any]]:
+        """Run the file there; returns what came back and the runner's own report."""
+        with self.store.scratch() as scratch:
+            command = self.backend.device_command(
+                self.artifact,
+                self.inputs,
+                arch=self.link.arch,
+                protocol=protocol,
+                per_op=per_op,
+                store=self.store,
+                scratch=scratch,
+            )
+            result = self.link.run(
+                command, timeout_s=self.timeout_s, count=count, caches=caches, per_op=per_op
+            )
+        if result.returncode != 0:
+            last = next((x for x in reversed(result.stderr.splitlines()) if x.strip()), "no message")
+            raise DeviceError(f"the {self.artifact.format} file does not run on {self.link.name}: {last}")
+        return result, self.backend.parse(result.stdout)
+
+    def instructions_by_operator(self, protocol: RunProtocol) -> list[dict[str, Any]]:
+        """The runtime's own profile under a clock that ticks in instructions (one per microsecond)."""
+        once = RunProtocol(warmup=protocol.warmup, runs=1, threads=1)
+        _, report = self.run(once, count=True, per_op=True)
+        return [
+            {"name": str(e["tag"]), "op": None, "instructions": float(e["us"])}
+            for e in report.get("events", [])
+            if e["type"] in _OPERATOR_EVENTS
+        ]
+
+
+def _times(report: Mapping[str, Any], common: Mapping[str, Any]) -> list[Measurement]:
+    times = tuple(float(t) for t in report["runs_ms"])
+    s = summarize(times)
+    load = float(report["load_ms"])
+    return [
+        Measurement(
+            metric="latency",
+            unit="ms",
+            median=s.median,
+            samples=times,
+            p90=s.p90,
+            ci95=s.ci95,
+            n=s.n,
+            **common,
+        ),
+        Measurement(metric="load_time", unit="ms", median=load, samples=(load,), n=1, **common),
+    ]
 
 
 def _counts(
@@ -165,22 +184,3 @@ def _counts(
                 )
             )
     return found
-
-
-def _ops_by_instructions(
-    backend: Backend,
-    artifact: Artifact,
-    inputs: Sequence[Array],
-    link: Link,
-    store: Store,
-    protocol: RunProtocol,
-    timeout_s: float,
-) -> list[dict[str, Any]]:
-    """The runtime's own profile under a clock that ticks in instructions (one per microsecond)."""
-    one = RunProtocol(warmup=protocol.warmup, runs=1, threads=1)
-    _, report = _run(backend, artifact, inputs, link, store, one, True, False, True, timeout_s)
-    return [
-        {"name": str(e["tag"]), "op": None, "instructions": float(e["us"])}
-        for e in report.get("events", [])
-        if e["type"] in _OPERATOR_EVENTS
-    ]

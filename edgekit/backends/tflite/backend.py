@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -191,17 +193,22 @@ class TFLiteBackend:
 
     def parse(self, stdout: str) -> Mapping[str, Any]:
         for line in reversed(stdout.splitlines()):
+            report: Any = None
             if line.startswith("{"):
-                report: dict[str, Any] = json.loads(line)
-                if "runs_ms" in report:
-                    return report
+                with contextlib.suppress(json.JSONDecodeError):
+                    report = json.loads(line)
+            if isinstance(report, dict) and "runs_ms" in report:
+                return report
         raise DeviceError("the LiteRT runner printed no report", hint=f"it printed: {stdout[-200:]!r}")
 
     def read_outputs(self, artifact: Artifact, files: Sequence[bytes]) -> list[Array]:
-        return [
-            np.frombuffer(raw, dtype=s.dtype).reshape(s.shape)
-            for raw, s in zip(files, artifact.outputs, strict=True)
-        ]
+        outputs = []
+        for i, (raw, spec) in enumerate(zip(files, artifact.outputs, strict=True)):
+            size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+            if len(raw) != size:
+                raise DeviceError(f"output {i} of the LiteRT runner has {len(raw)} bytes instead of {size}")
+            outputs.append(np.frombuffer(raw, dtype=spec.dtype).reshape(spec.shape))
+        return outputs
 
 
 def open_file(path: Path) -> Artifact:

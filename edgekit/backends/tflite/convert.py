@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import numpy as np
 
 from edgekit.backends.tflite.session import CHANNELS_LAST
 from edgekit.errors import ConversionError, Unsupported
+from edgekit.store import translate_full_disk
 
 _TIMEOUT_S = 900
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -52,6 +54,9 @@ def convert(onnx_path: Path, scratch: Path, *, keep_inputs: tuple[str, ...] = ()
     log = _ESCAPES.sub("", done.stdout + done.stderr)
     out = scratch / "model.tflite"
     if done.returncode != 0 or not out.exists():
+        if os.strerror(errno.ENOSPC) in log:
+            with translate_full_disk("converting the model"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise _explain(log, done.returncode)
     return Converted(out, log, tuple(json.loads((scratch / "result.json").read_text())["inputs"]))
 

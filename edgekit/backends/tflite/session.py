@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +47,7 @@ def make_interpreter(path: Path, *, keep_all: bool = False, threads: int = 2) ->
 
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if keep_all else OpResolverType.AUTO
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_info_lines():
             warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors.*")
             interpreter = Interpreter(
                 model_path=str(path),
@@ -51,10 +55,31 @@ def make_interpreter(path: Path, *, keep_all: bool = False, threads: int = 2) ->
                 experimental_preserve_all_tensors=keep_all,
                 experimental_op_resolver_type=resolver,
             )
-        interpreter.allocate_tensors()
+            interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as exc:
         raise StepFailed(f"LiteRT cannot load {path.name}: {exc}") from exc
     return interpreter
+
+
+_stderr_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_info_lines() -> Iterator[None]:
+    """LiteRT announces each delegate on file descriptor 2, in the middle of progress bars; no option or
+    variable silences it. What it says besides INFO lines is passed on."""
+    with _stderr_lock, tempfile.TemporaryFile() as kept:
+        saved = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            kept.seek(0)
+            for line in kept.readlines():
+                if not line.startswith(b"INFO:"):
+                    os.write(saved, line)
+            os.close(saved)
 
 
 @dataclass(frozen=True)

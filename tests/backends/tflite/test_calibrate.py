@@ -105,31 +105,40 @@ def test_inputs_are_told_apart_by_name(handmade: Callable[..., Path]) -> None:
 # -- mean squared error
 
 
+COMMON = 10_000
+"""How often each value occurs; the last of a distribution occurs once, which is what an outlier is."""
+
+
 def observed(values: np.ndarray) -> Observed:
     edges = float(values.min()), float(values.max())
-    kept = values[values != 0]
-    counts, _ = np.histogram(kept, bins=BINS, range=edges)
-    return Observed(*edges, edges, counts)
+    weights = np.where(values != 0, COMMON, 0)
+    weights[-1] = 1
+    counts, _ = np.histogram(values, bins=BINS, range=edges, weights=weights)
+    return Observed(*edges, edges, counts.astype(np.int64))
 
 
 def error(values: np.ndarray, low: float, high: float) -> float:
-    """Mean squared error of storing values in 8 bits over [low, high], computed by storing them."""
+    """Squared error of storing the values in 8 bits over [low, high], computed by storing them."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = (high - low) / 255
     zero = round(-128 - low / scale)
     stored = np.clip(np.rint(values / scale) + zero, -128, 127)
-    return float((((stored - zero) * scale - values) ** 2).mean())
+    squares = ((stored - zero) * scale - values) ** 2
+    return float(COMMON * squares[:-1].sum() + squares[-1])
 
 
 RNG = np.random.default_rng(7)
+N = 4_000
 DISTRIBUTIONS = {
-    "normal": RNG.normal(0, 1, 4_000),
-    "relu": np.maximum(RNG.normal(0, 1, 4_000), 0),
-    "heavy tail": RNG.standard_t(3, 4_000),
-    "one outlier": np.append(RNG.normal(0, 1, 4_000), 60.0),
-    "uniform": RNG.uniform(-2, 3, 4_000),
-    "negative": -np.abs(RNG.standard_t(3, 4_000)),
-    "far from zero": RNG.normal(50, 0.5, 4_000),
+    "normal": RNG.normal(0, 1, N),
+    "relu": np.maximum(RNG.normal(0, 1, N), 0),
+    "heavy tail": RNG.standard_t(3, N),
+    "uniform": RNG.uniform(-2, 3, N),
+    "negative": -np.abs(RNG.normal(0, 1, N)),
+    "far from zero": RNG.normal(50, 0.5, N),
+    "outlier above": np.append(RNG.normal(0, 1, N), 60.0),
+    "outlier below": np.append(np.abs(RNG.normal(0, 1, N)), -90.0),
+    "outlier after relu": np.append(np.maximum(RNG.normal(0, 1, N), 0), 40.0),
 }
 
 
@@ -137,23 +146,23 @@ DISTRIBUTIONS = {
 def test_clipping_is_nearly_the_best_of_all(name: str) -> None:
     values = DISTRIBUTIONS[name]
     low, high = mse_range(observed(values))
-    ends = values.min(), values.max()
+    ends = float(values.min()), float(values.max())
     assert min(ends[0], 0) <= low <= 0 <= high <= max(ends[1], 0), (
         "zero is inside, nothing is beyond the data"
     )
     fractions = np.linspace(1 / 40, 1, 40)
     lows = fractions * min(ends[0], 0) if ends[0] < 0 else [0.0]
     highs = fractions * max(ends[1], 0) if ends[1] > 0 else [0.0]
-    best = min(error(values, lo, hi) for lo in lows for hi in highs if hi > lo)
+    best = min(error(values, lo, hi) for lo in lows for hi in highs)
     assert error(values, low, high) <= 1.1 * best
-    assert error(values, low, high) <= 1.01 * error(values, *ends), "never worse than the full range"
+    assert error(values, low, high) <= 1.05 * error(values, *ends), "never worse than the full range"
 
 
-def test_clipping_cuts_an_outlier_and_keeps_a_uniform() -> None:
-    outlier, uniform = np.append(RNG.normal(0, 1, 100_000), 60.0), DISTRIBUTIONS["uniform"]
-    assert mse_range(observed(outlier))[1] < 0.5 * outlier.max()
-    low, high = mse_range(observed(uniform))
-    assert low < 0.95 * uniform.min() and high > 0.95 * uniform.max()
+@pytest.mark.parametrize("name", ["outlier above", "outlier below", "outlier after relu"])
+def test_clipping_cuts_a_rare_outlier(name: str) -> None:
+    values = DISTRIBUTIONS[name]
+    low, high = mse_range(observed(values))
+    assert error(values, low, high) < 0.5 * error(values, values.min(), values.max())
 
 
 def test_constant_tensors_keep_their_range() -> None:
