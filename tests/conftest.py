@@ -58,7 +58,7 @@ def _stripes(n, seed):
     planes = torch.stack([rows, columns, (rows + columns) / 1.4])[labels]
     phase = 6.3 * torch.rand(n, 1, 1, generator=g)
     waves = torch.sin(planes * 1.3 + phase)[:, None].expand(n, 3, 16, 16)
-    images = waves + 0.9 * torch.randn(n, 3, 16, 16, generator=g)
+    images = waves + 3.5 * torch.randn(n, 3, 16, 16, generator=g)
     return list(zip(images, labels.tolist()))
 
 
@@ -170,7 +170,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images, labels = zip(*user.eval(), strict=True)
     with torch.inference_mode():
         accuracy = (net(torch.stack(images)).argmax(1) == torch.tensor(labels)).float().mean()
-    assert accuracy > 0.9, "the tiny net has to be good, or accuracy means nothing in the tests"
+    assert 0.88 < accuracy < 1, "the tiny net has to be good, or accuracy means nothing in the tests"
     return folder
 
 

@@ -158,6 +158,7 @@ def build(
     gates = tuple(replace(g, measured=made.gate_value(g.name)) for g in plan.gates)
     failed = tuple(g for g in gates if g.passed is not True)
     warnings += list(verified["complaints"]) + _dead_channel_warning(quantized)
+    warnings += _more_instructions(measurements)
     report = assemble(made, gates=gates, status="gate_failed" if failed else "ok", warnings=warnings)
     report |= {
         "seed": seed,
@@ -266,6 +267,18 @@ def _dead_channel_warning(meta: Mapping[str, Any]) -> list[str]:
     return [
         f"{count} output channels in {len(dead)} layers have zero weights and a bias that int32 could "
         "not hold; one weight of each was set to a value too small to matter"
+    ]
+
+
+def _more_instructions(measurements: Sequence[Measurement]) -> list[str]:
+    """Say so when the built file needs more instructions than the float one that it replaces."""
+    counts = {m.subject: m.median for m in measurements if m.metric == "instructions"}
+    before, after = counts.get("baseline"), counts.get("final")
+    if before is None or after is None or after <= before:
+        return []
+    return [
+        f"the built file needs {after / before:.2f} times the instructions of the float32 file: on this "
+        "device it is smaller, but may not be faster; compare with --set quantize.precision=fp16 or float32"
     ]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit.plan import DataFacts, Request
 from edgekit.settings import resolved
-from edgekit.types import Emit, Event, Task, ignore_events
+from edgekit.types import Emit, Event, Preprocessing, Task, ignore_events
 
 if TYPE_CHECKING:
     from edgekit.profiles.schema import DeviceProfile
@@ -35,6 +35,8 @@ class Sources:
     train: str | None = None
     task: Task | None = None
     input_range: tuple[float, float] | None = None
+    preprocessing: Preprocessing | None = None
+    """For image folders, the only raw images; other data is taken as already preprocessed."""
     allow_overlap: bool = False
 
 
@@ -115,12 +117,12 @@ def load_inputs(
     emit(Event(kind="step_started", step="load"))
     for role in specs:
         datas[role] = _load_role(role, specs[role], sources, limit if role == "calib" else None)
+    datas, notes = check_disjoint(datas, allow_overlap=sources.allow_overlap)
+    warnings += notes
     if "train" in datas and "calib" not in datas:
         count = min(limit, max(1, len(datas["train"]) // 5))
         datas["train"], datas["calib"] = split_calibration(datas["train"], count, seed=seed)
         warnings.append(f"no --calib was given: {count} training samples were set aside for calibration")
-    datas, notes = check_disjoint(datas, allow_overlap=sources.allow_overlap)
-    warnings += notes
     example = datas.get("calib") or datas.get("eval") or datas.get("train")
     model = load_model(
         sources.model,
@@ -129,6 +131,7 @@ def load_inputs(
         calib=example,
         task=sources.task,
     )
+    model = _described(model, datas.values())
     reference = datas.get("eval") or datas.get("train")
     for role, data in datas.items():
         other = reference if role == "calib" else None
@@ -149,4 +152,22 @@ def _load_role(role: Any, spec: str, sources: Sources, limit: int | None) -> Dat
 
     shapes = sources.input_shapes
     size = (shapes[0][2], shapes[0][3]) if shapes and len(shapes[0]) == 4 else None
-    return load_data(spec, role=role, limit=limit, input_count=len(shapes) if shapes else 1, image_size=size)
+    return load_data(
+        spec,
+        role=role,
+        limit=limit,
+        input_count=len(shapes) if shapes else 1,
+        preprocessing=sources.preprocessing,
+        image_size=size,
+    )
+
+
+def _described(model: LoadedModel, datas: Iterable[Data]) -> LoadedModel:
+    """The model with what the data tells about it: class names, and how images become inputs."""
+    spec = model.spec
+    for data in datas:
+        if data.classes and not spec.labels:
+            spec = replace(spec, labels=data.classes)
+        if data.preprocessing != Preprocessing() and spec.preprocessing == Preprocessing():
+            spec = replace(spec, preprocessing=data.preprocessing)
+    return replace(model, spec=spec)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -76,8 +77,34 @@ def _is_figure(text: str) -> bool:
 
 @contextmanager
 def progress() -> Iterator[Emit]:
-    """An ``Emit`` that shows a build on stderr: bars on a terminal, else plain lines; nothing with -q."""
-    if os.environ.get("EDGEKIT_QUIET"):
+    """An ``Emit`` that shows a build on stderr: bars on a terminal, else plain lines; nothing with -q.
+
+    While it runs, what the user's code and libraries print goes to stderr too: stdout is for the result.
+    """
+    with _stdout_to_stderr(), _shown() as emit:
+        yield emit
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Also for child processes and C libraries, which write to the descriptor and not to sys.stdout."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no stdout
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextmanager
+def _shown() -> Iterator[Emit]:
+    if os.environ.get("EDGEKIT_QUIET") == "1":
         yield lambda event: None
         return
     from rich.console import Console
@@ -121,7 +148,11 @@ class _Bars:
         elif event.kind in ("warning", "info"):
             from rich.text import Text
 
-            self._bars.console.print(Text(f"{event.step}: {event.message}"))
+            self._bars.console.print(Text(_line(event), style="yellow" if event.kind == "warning" else ""))
+
+
+def _line(event: Event) -> str:
+    return f"{event.step}: {'warning: ' if event.kind == 'warning' else ''}{event.message}"
 
 
 _last_line = [0.0]
@@ -134,7 +165,7 @@ def _plain(event: Event) -> None:
         took = "" if seconds is None else f" in {seconds:.1f} s"
         click.echo(f"{event.step}: {'cached' if event.data.get('cached') else 'done'}{took}", err=True)
     elif event.kind in ("warning", "info"):
-        click.echo(f"{event.step}: {event.message}", err=True)
+        click.echo(_line(event), err=True)
     elif event.kind == "progress" and time.monotonic() - _last_line[0] > 10:
         _last_line[0] = time.monotonic()
         click.echo(

@@ -5,13 +5,19 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 
 import click
 
 from edgekit import __version__
-from edgekit.errors import EXIT_BUG, EXIT_OK, EdgekitError
+from edgekit.errors import EXIT_BUG, EXIT_OK, EdgekitError, StepFailed
+
+_EXIT_INTERRUPTED = 130
+_EXIT_BROKEN_PIPE = 141
+_EXIT_TERMINATED = 143
+"""What a shell says of programs that SIGINT, SIGPIPE and SIGTERM ended."""
 
 COMMANDS = {
     "build": ("edgekit.cli.build", "build", "Make a bundle and a report from a model and a device profile."),
@@ -45,6 +51,7 @@ class LazyGroup(click.Group):
             return None
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        _name_variables(command, f"EDGEKIT_{cmd_name.upper()}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -63,9 +70,23 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Give each option the environment variable of its own name: --eval of build is EDGEKIT_BUILD_EVAL.
+
+    click would take the names of the Python parameters, which differ where an option is a keyword.
+    """
+    for option in command.params:
+        if isinstance(option, click.Option):
+            flag = max(option.opts, key=len).lstrip("-")
+            option.envvar = f"{prefix}_{flag.replace('-', '_').upper()}"
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            _name_variables(inner, f"{prefix}_{name.upper()}")
+
+
 _EPILOG = """\
 Exit codes: 0 done, 2 mistake in what was asked, 3 something is not installed, 4 not possible on this
-target, 5 a step failed, 6 a gate failed, 7 device error, 70 bug in edgekit.
+target, 5 a step failed, 6 a gate failed, 7 device error, 70 bug in edgekit, 130 stopped by Ctrl-C.
 
 Every option can be set by an environment variable: EDGEKIT_<COMMAND>_<OPTION>, for example
 EDGEKIT_BUILD_PROFILE=pi4.
@@ -75,7 +96,7 @@ EDGEKIT_BUILD_PROFILE=pi4.
 @click.group(
     cls=LazyGroup,
     epilog=_EPILOG,
-    context_settings={"auto_envvar_prefix": "EDGEKIT", "help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="edgekit")
 @click.option(
@@ -85,7 +106,9 @@ EDGEKIT_BUILD_PROFILE=pi4.
     type=click.Path(file_okay=False),
     help="Folder of the artifact store (also EDGEKIT_CACHE).",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print results only, no progress.")
+@click.option(
+    "-q", "--quiet", is_flag=True, envvar="EDGEKIT_QUIET", help="Print results only, no progress."
+)
 def main(cache_dir: str | None, quiet: bool) -> None:
     """From a PyTorch model and a device profile to the smallest bundle that keeps its accuracy.
 
@@ -97,8 +120,17 @@ def main(cache_dir: str | None, quiet: bool) -> None:
         os.environ["EDGEKIT_QUIET"] = "1"
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: unwinds like Ctrl-C, so that child processes and scratch folders go too."""
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise _Terminated
+
+
 def entry() -> None:
     """Console script: runs :func:`main` and turns every outcome into a message and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -110,23 +142,40 @@ def run(args: list[str]) -> int:
     except EdgekitError as error:
         return _complain(str(error), error.hint, error.exit_code)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _complain("stopped", "run the same command again: finished steps are kept", 130)
+        where = f"{error.ctx.command_path} " if isinstance(error, click.UsageError) and error.ctx else ""
+        return _complain(error.format_message(), f"see `{where or 'edgekit '}--help`", error.exit_code)
+    except (click.Abort, KeyboardInterrupt) as stop:
+        code = _EXIT_TERMINATED if isinstance(stop, _Terminated) else _EXIT_INTERRUPTED
+        return _complain("stopped", "run the same command again: finished steps are kept", code)
+    except SystemExit as error:
+        # click turns a pipe whose reader is gone into SystemExit(1).
+        if isinstance(error.__context__, BrokenPipeError):
+            return _broken_pipe()
+        raise
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - so that the flush at exit finds a target
-        return EXIT_OK
+        return _broken_pipe()
+    except MemoryError:
+        return _complain(
+            "this machine has too little memory for that",
+            "give less data (--calib, --eval, --train), or a smaller input",
+            StepFailed.exit_code,
+        )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _complain(
                 f"the disk is full{f' at {error.filename}' if error.filename else ''}",
                 "free some space, run `edgekit cache clear`, or set EDGEKIT_CACHE to a larger disk",
-                5,
+                StepFailed.exit_code,
             )
         return _bug()
     except Exception:
         return _bug()
+
+
+def _broken_pipe() -> int:
+    """The reader of stdout is gone (`| head`): not a success, since what was printed was not read."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - so that the flush at exit finds a target
+    return _EXIT_BROKEN_PIPE
 
 
 def _complain(message: str, hint: str | None, code: int) -> int:

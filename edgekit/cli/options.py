@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,17 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Finite(click.FloatRange):
+    """A number within limits; nan is within any limits for click, since it compares with none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
 
 _OPTIONS = [
     click.argument("model", required=False),
@@ -37,14 +49,13 @@ _OPTIONS = [
     click.option("--calib", metavar="SRC", help="Calibration data for int8; labels are not used."),
     click.option("--eval", "evaluation", metavar="SRC", help="Labelled data on which accuracy is measured."),
     click.option("--train", metavar="SRC", help="Training data: allows pruning with fine-tuning."),
-    click.option(
-        "--max-drop", type=click.FloatRange(0, 100), metavar="POINTS", help="Accuracy that may be lost."
-    ),
-    click.option(
-        "--max-size", type=click.FloatRange(0, min_open=True), metavar="MB", help="Largest model file."
-    ),
+    click.option("--max-drop", type=_Finite(0, 100), metavar="POINTS", help="Accuracy that may be lost."),
+    click.option("--max-size", type=_Finite(0, min_open=True), metavar="MB", help="Largest model file."),
     click.option("--task", type=click.Choice(["classification", "generic"]), help="What the output means."),
     click.option("--input-range", metavar="LO,HI", help="Values that inputs may take; others are refused."),
+    click.option("--pixel-scale", type=_Finite(0, min_open=True), metavar="255", help="Image folders: divide pixels by this."),
+    click.option("--mean", metavar="R,G,B", help="Image folders: subtract after scaling, per channel."),
+    click.option("--std", metavar="R,G,B", help="Image folders: divide by after subtracting, per channel."),
     click.option("--keep-nchw", is_flag=True, help="Keep the model's channels-first input in the file."),
     click.option(
         "--int8-io", is_flag=True, help="Integer inputs and outputs (same as --set quantize.io=int8)."
@@ -79,6 +90,14 @@ def build_options(function: F) -> F:
     return function
 
 
+def _finite(text: str) -> tuple[float, ...]:
+    """Comma separated numbers. Raises ValueError for anything else, nan and infinity included."""
+    values = tuple(float(part) for part in text.split(","))
+    if not all(map(math.isfinite, values)):
+        raise ValueError(text)
+    return values
+
+
 def parse_shape(text: str) -> tuple[int, ...]:
     """ "1,3,32,32" as a shape; "1x3x32x32" too."""
     try:
@@ -97,12 +116,34 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     if text is None:
         return None
     try:
-        low, high = (float(part) for part in text.split(","))
+        low, high = _finite(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a range such as 0,1", param_hint="--input-range") from None
     if low >= high:
         raise click.BadParameter(f"{text!r}: the first value must be smaller", param_hint="--input-range")
     return low, high
+
+
+def parse_preprocessing(options: dict[str, Any]) -> Any:
+    """Preprocessing of image folders, or None when no option names any."""
+    from edgekit.types import Preprocessing
+
+    scale, mean, std = options["pixel_scale"], options["mean"], options["std"]
+    if scale is None and mean is None and std is None:
+        return None
+    return Preprocessing(scale=scale, mean=_per_channel("--mean", mean), std=_per_channel("--std", std))
+
+
+def _per_channel(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        values = _finite(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list such as 0.5,0.5,0.5", param_hint=option) from None
+    if option == "--std" and any(v <= 0 for v in values):
+        raise click.BadParameter(f"{text!r}: every value must be greater than 0", param_hint=option)
+    return values
 
 
 def to_request(options: dict[str, Any]) -> tuple[Any, Any]:
@@ -123,6 +164,7 @@ def to_request(options: dict[str, Any]) -> tuple[Any, Any]:
         train=options["train"],
         task=options["task"],
         input_range=parse_range(options["input_range"]),
+        preprocessing=parse_preprocessing(options),
         allow_overlap=options["allow_overlap"],
     )
     request = Request(

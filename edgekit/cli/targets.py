@@ -29,7 +29,12 @@ def open_subject(path: Path) -> Subject:
     if path.is_dir():
         from edgekit.bundle import load_manifest
 
-        manifest = load_manifest(path if (path / "manifest.json").exists() else path / "bundle")
+        folder = next((f for f in (path, path / "bundle") if (f / "manifest.json").exists()), None)
+        if folder is None:
+            raise UserError(
+                f"{path} is no bundle: it has no manifest.json", hint="name a folder made by edgekit build"
+            )
+        manifest = load_manifest(folder)
         artifact = open_file(manifest.model_path)
         return Subject(replace(artifact, inputs=manifest.inputs, outputs=manifest.outputs), manifest)
     if path.suffix != ".tflite":

@@ -11,7 +11,7 @@ from edgekit.cli.console import json_option, print_json, print_table
 
 
 @click.command("verify")
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("bundle", type=click.Path(exists=True, path_type=Path))
 @click.option("--device", default="here", show_default=True, metavar="LINK", help="here, local or emulator.")
 @click.option("--profile", metavar="NAME|FILE", help="Device to emulate; without it the bundle's own.")
 @json_option
@@ -19,11 +19,15 @@ def verify(bundle: Path, device: str, profile: str | None, as_json: bool) -> Non
     """Check a BUNDLE's hashes and run its golden samples, here or on a device."""
     from edgekit.bundle import verify_bundle
     from edgekit.cli.targets import open_subject, profile_for
-    from edgekit.errors import GateFailed
+    from edgekit.errors import GateFailed, UserError
 
     subject = open_subject(bundle)
     manifest = subject.manifest
-    assert manifest is not None
+    if manifest is None:
+        raise UserError(
+            f"{bundle} is a file without golden samples to compare with",
+            hint="give a bundle folder; `edgekit bench` runs bare files",
+        )
     infer = None
     if device != "here":
         from edgekit.backends import get_backend

@@ -161,8 +161,12 @@ def is_user_file(filename: str) -> bool:
 
 
 def _is_user_module(name: str) -> bool:
+    """The program that was started is not part of a model, nor are torch.ops and its like, whose
+    ``__file__`` is no path."""
     file = getattr(sys.modules.get(name), "__file__", None)
-    return isinstance(file, str) and is_user_file(file)
+    if name in ("__main__", "__mp_main__") or not isinstance(file, str):
+        return False
+    return Path(file).is_absolute() and is_user_file(file)
 
 
 def _import_file(given: Path, error: type[UserError]) -> UserCode:

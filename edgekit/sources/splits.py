@@ -41,8 +41,8 @@ def check_disjoint(
     """Make the sets disjoint by sample content (labels left out).
 
     Samples of the evaluation set that stand in another set too are dropped from that other set, when
-    they are at most 1 % of the smaller one; more is refused. Calibration samples may stand in the
-    training set: neither is measured on. Returns the sets and one warning for each that lost samples.
+    they are at most 1 % of the smaller one; more is refused. Calibration samples that stand in the training
+    set are dropped from it. Returns the sets and one warning for each that lost samples.
 
     ``allow_overlap`` changes nothing but says what is shared. Raises DataError.
     """
@@ -51,7 +51,7 @@ def check_disjoint(
     warnings: list[str] = []
     evaluation = datas.get("eval")
     if evaluation is None:
-        return result, warnings
+        return _without_calibration(result, warnings, allow_overlap)
     held = set(evaluation.ids)
     for role in ("calib", "train"):
         other = datas.get(role)
@@ -74,7 +74,27 @@ def check_disjoint(
         gone = set(shared)
         result[role] = other.take([i for i in range(len(other)) if i not in gone])
         warnings.append(f"{len(shared)} samples that stand in both {pair} were dropped from the former")
-    return result, warnings
+    return _without_calibration(result, warnings, allow_overlap)
+
+
+def _without_calibration(
+    datas: dict[Role, Data], warnings: list[str], allow_overlap: bool
+) -> tuple[dict[Role, Data], list[str]]:
+    """Training data without the calibration samples."""
+    calib, train = datas.get("calib"), datas.get("train")
+    if calib is None or train is None or allow_overlap:
+        return datas, warnings
+    held = set(calib.ids)
+    kept = [i for i, digest in enumerate(train.ids) if digest not in held]
+    if len(kept) == len(train):
+        return datas, warnings
+    if not kept:
+        raise DataError(
+            f"every training sample of {train.source} is also a calibration sample",
+            hint="leave --calib out: edgekit then sets some training samples aside for it",
+        )
+    note = f"{len(train) - len(kept)} calibration samples were dropped from the training data {train.source}"
+    return {**datas, "train": train.take(kept)}, [*warnings, note]
 
 
 def split_calibration(train: Data, n: int, *, seed: int = 0) -> tuple[Data, Data]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 class Closeness:
     """Distance of ``got`` from ``reference`` over all samples and outputs.
 
-    ``sqnr_db`` = 10 log10(sum r^2 / sum (r - g)^2), None when the two are equal (it is then infinite)
-    or the reference is all zero. ``max_rel`` = max |r - g| / max |r|. NaN in ``got`` is an infinite distance.
+    ``sqnr_db`` = 10 log10(sum r^2 / sum (r - g)^2), None when the two are equal (it is then infinite),
+    the reference is all zero or ``got`` is not finite. ``max_rel`` = max |r - g| / max |r|, the
+    worst output's. NaN in ``got`` is an infinite distance.
     """
 
     sqnr_db: float | None
@@ -29,21 +31,23 @@ class Closeness:
 
 def closeness(reference: Sequence[Array], got: Sequence[Array]) -> Closeness:
     """Compare outputs (one array per model output, samples along the first axis)."""
-    signal = noise = dot = norm_r = norm_g = 0.0
-    max_abs = top = 0.0
+    signal = noise = dot = norm_g = 0.0
+    max_abs = max_rel = 0.0
     for r, g in zip(reference, got, strict=True):
         a, b = np.asarray(r, dtype=np.float64).ravel(), np.asarray(g, dtype=np.float64).ravel()
         signal += float(a @ a)
         noise += float(((a - b) ** 2).sum())
-        dot, norm_r, norm_g = dot + float(a @ b), norm_r + float(a @ a), norm_g + float(b @ b)
+        dot, norm_g = dot + float(a @ b), norm_g + float(b @ b)
         distance = float(np.abs(a - b).max(initial=0.0))
-        max_abs = max(max_abs, distance if np.isfinite(distance) else float("inf"))
-        top = max(top, float(np.abs(a).max(initial=0.0)))
+        distance = distance if np.isfinite(distance) else inf
+        top = float(np.abs(a).max(initial=0.0))
+        max_abs = max(max_abs, distance)
+        max_rel = max(max_rel, distance / top if top > 0 else (0.0 if distance == 0 else inf))
     return Closeness(
-        sqnr_db=float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None,
-        cosine=dot / float(np.sqrt(norm_r * norm_g)) if norm_r > 0 and norm_g > 0 else None,
+        sqnr_db=float(10 * np.log10(signal / noise)) if signal > 0 and 0 < noise < inf else None,
+        cosine=dot / float(np.sqrt(signal * norm_g)) if signal > 0 and 0 < norm_g < inf else None,
         max_abs=max_abs,
-        max_rel=max_abs / top if top > 0 else (0.0 if max_abs == 0 else float("inf")),
+        max_rel=max_rel,
         n=len(reference[0]),
     )
 

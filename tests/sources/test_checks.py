@@ -135,13 +135,22 @@ def test_shared_samples_are_dropped_or_refused() -> None:
     assert len(result["calib"]) == 60 and "reads too high" in warnings[0]
 
 
-def test_calibration_may_stand_in_training_data() -> None:
+def test_calibration_samples_leave_the_training_data() -> None:
+    x = RNG.normal(size=(50, 4))
+    calib = make_data("calib", [x[:10]], None, source="c")
+    rest, warnings = check_disjoint({"calib": calib, "train": make_data("train", [x], None, source="t")})
+    assert len(rest["train"]) == 40 and not set(rest["train"].ids) & set(calib.ids)
+    assert "10 calibration samples were dropped from the training data t" in warnings[0]
+
+
+def test_training_data_that_is_all_calibration_is_refused() -> None:
     x = RNG.normal(size=(50, 4))
     sets = {
         "calib": make_data("calib", [x], None, source="c"),
         "train": make_data("train", [x], None, source="t"),
     }
-    assert check_disjoint(sets)[1] == []
+    with pytest.raises(DataError, match="every training sample of t is also a calibration sample"):
+        check_disjoint(sets)
 
 
 def test_split_calibration_is_disjoint_seeded_and_covers_the_classes() -> None:
