@@ -106,9 +106,7 @@ EDGEKIT_BUILD_PROFILE=pi4.
     type=click.Path(file_okay=False),
     help="Folder of the artifact store (also EDGEKIT_CACHE).",
 )
-@click.option(
-    "-q", "--quiet", is_flag=True, envvar="EDGEKIT_QUIET", help="Print results only, no progress."
-)
+@click.option("-q", "--quiet", is_flag=True, envvar="EDGEKIT_QUIET", help="Print results only, no progress.")
 def main(cache_dir: str | None, quiet: bool) -> None:
     """From a PyTorch model and a device profile to the smallest bundle that keeps its accuracy.
 

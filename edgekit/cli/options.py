@@ -53,7 +53,12 @@ _OPTIONS = [
     click.option("--max-size", type=_Finite(0, min_open=True), metavar="MB", help="Largest model file."),
     click.option("--task", type=click.Choice(["classification", "generic"]), help="What the output means."),
     click.option("--input-range", metavar="LO,HI", help="Values that inputs may take; others are refused."),
-    click.option("--pixel-scale", type=_Finite(0, min_open=True), metavar="255", help="Image folders: divide pixels by this."),
+    click.option(
+        "--pixel-scale",
+        type=_Finite(0, min_open=True),
+        metavar="255",
+        help="Image folders: divide pixels by this.",
+    ),
     click.option("--mean", metavar="R,G,B", help="Image folders: subtract after scaling, per channel."),
     click.option("--std", metavar="R,G,B", help="Image folders: divide by after subtracting, per channel."),
     click.option("--keep-nchw", is_flag=True, help="Keep the model's channels-first input in the file."),
