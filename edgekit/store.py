@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -72,6 +73,13 @@ def translate_full_disk(doing: str) -> Iterator[None]:
         ) from exc
 
 
+def check_full_disk(said: str, doing: str) -> None:
+    """Raise the same StoreError when a child process failed and its own words tell of a full disk."""
+    if re.search(r"No space left on device|Disk quota exceeded|\d+ requested and \d+ written", said):
+        with translate_full_disk(doing):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @contextlib.contextmanager
 def translate_os_errors(doing: str) -> Iterator[None]:
     """Turn a full disk or a folder that cannot be written into one clear :class:`StoreError`."""
@@ -94,7 +102,8 @@ def translate_os_errors(doing: str) -> Iterator[None]:
 
 
 def _where(exc: OSError) -> str:
-    return f" at {exc.filename}" if exc.filename else ""
+    path = exc.filename2 or exc.filename  # of a copy or a rename, where it was to go
+    return f" at {path}" if path else ""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -85,6 +85,13 @@ class Backend(Protocol):
         """Facts read from the file itself (share of int8 operators, transposes) and complaints."""
         ...
 
+    def runtime_files(self, arch: str, store: Store) -> Mapping[str, Path]:
+        """What runs the files on a machine, by name there; compiled or fetched when it is not there yet.
+
+        Raises MissingDependency when that cannot be done here.
+        """
+        ...
+
     def device_command(
         self,
         artifact: Artifact,

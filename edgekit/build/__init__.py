@@ -19,6 +19,7 @@ from edgekit.build.compression import Compressed
 from edgekit.build.inputs import Inputs, Sources, load_inputs
 from edgekit.build.lowering import Lowering, check_finite
 from edgekit.build.measuring import measure, open_for_build
+from edgekit.build.output import check_writable, staged
 from edgekit.build.reporting import Made, assemble
 from edgekit.build.runner import Runner, source_digest
 from edgekit.errors import StepFailed
@@ -88,12 +89,16 @@ def build(
     runner = Runner(store, listener, seed)
     backend = get_backend(plan.backend)
     target = next(t for t in inputs.profile.targets if f"{t.runtime}/{t.delegate}" == plan.target)
+    folder = out / _folder_name(inputs.model.spec.name) / inputs.profile.id
+    check_writable(folder)
     warnings = [*plan.warnings, *inputs.warnings]
+    for text in warnings:
+        listener(Event(kind="warning", step="plan", message=text))
     link = None
     step = plan.step("measure")
     if step is not None:
         link, missing = open_for_build(
-            str(step.config["device"]), request.device is not None, inputs.profile, runner
+            str(step.config["device"]), request.device is not None, inputs.profile, backend, runner
         )
         warnings += missing
 
@@ -167,8 +172,8 @@ def build(
         "stages": made.stages(runner.outcomes),
         "environment": _environment(backend.tools()),
     }
-    folder = out / _folder_name(spec.name) / inputs.profile.id
-    _write(folder, report, made, target, lowering, runner, verified, listener)
+    with staged(folder) as stage:
+        _write(stage, report, made, target, lowering, runner, verified, listener)
     status = "gate_failed" if failed else "ok"
     listener(Event(kind="info", step="report", message=str(folder / "report.html")))
     return Built(folder=folder, report=report, status=status, failed_gates=failed)
@@ -184,7 +189,7 @@ def _write(
     verified: Mapping[str, Any],
     listener: _Listener,
 ) -> None:
-    """Bundle, report and events; each under its final name only when complete."""
+    """Bundle, report and events into ``folder``."""
     from edgekit.bundle.golden import GoldenSample, Tolerance
     from edgekit.bundle.write import RuntimeTarget, write_bundle
     from edgekit.report.render import write_report

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.errors import UserError
 from edgekit.plan import DataFacts, Request
 from edgekit.settings import resolved
-from edgekit.types import Emit, Event, Preprocessing, Task, ignore_events
+from edgekit.types import Emit, Event, ModelSpec, Preprocessing, Task, ignore_events
 
 if TYPE_CHECKING:
     from edgekit.profiles.schema import DeviceProfile
@@ -131,6 +132,7 @@ def load_inputs(
         calib=example,
         task=sources.task,
     )
+    _check_batch(model.spec)
     model = _described(model, datas.values())
     reference = datas.get("eval") or datas.get("train")
     for role, data in datas.items():
@@ -145,6 +147,17 @@ def load_inputs(
         warnings=tuple(dict.fromkeys(warnings)),
         sources=sources,
     )
+
+
+def _check_batch(spec: ModelSpec) -> None:
+    for tensor in spec.inputs:
+        if tensor.shape[:1] != (1,):
+            one = ",".join(map(str, (1, *tensor.shape[1:])))
+            raise UserError(
+                f"input {tensor.name!r} of {spec.source} has the shape {tensor.shape}, "
+                "but the files that edgekit builds take one sample at a time",
+                hint=f"give --input-shape {one}, or export the model with a batch of 1",
+            )
 
 
 def _load_role(role: Any, spec: str, sources: Sources, limit: int | None) -> Data:

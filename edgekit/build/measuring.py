@@ -12,6 +12,7 @@ from edgekit.backends import Backend
 from edgekit.bench import Bench, bench
 from edgekit.build.runner import Runner
 from edgekit.devices.base import Link
+from edgekit.devices.process import ending_processes
 from edgekit.errors import MissingDependency
 from edgekit.types import Artifact, Event, Measurement, RunProtocol, to_json
 
@@ -24,13 +25,19 @@ _COUNTED = RunProtocol(warmup=1, runs=1, threads=1)
 
 
 def open_for_build(
-    device: str, asked_for: bool, profile: DeviceProfile, runner: Runner
+    device: str, asked_for: bool, profile: DeviceProfile, backend: Backend, runner: Runner
 ) -> tuple[Link | None, list[str]]:
-    """The link to measure over; None and a warning when none can be had and none was asked for."""
+    """The link to measure over, with all that runs there; what is missing is found before long work starts.
+
+    None and a warning when it cannot be had and was not asked for.
+    """
     from edgekit.devices.open import open_link
 
     try:
-        return open_link(device, profile, runner.store), []
+        link = open_link(device, profile, runner.store)
+        link.prepare(count=link.source == "emulator")
+        backend.runtime_files(link.arch, runner.store)
+        return link, []
     except MissingDependency as exc:
         if asked_for:
             raise
@@ -54,7 +61,7 @@ def measure(
     """
 
     def work() -> dict[str, Any]:
-        with ThreadPoolExecutor(max_workers=2) as pool:
+        with ThreadPoolExecutor(max_workers=2) as pool, ending_processes():
             jobs = {
                 s: pool.submit(_one, runner, backend, link, profile, s, a, samples) for s, a in files.items()
             }

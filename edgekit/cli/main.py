@@ -139,6 +139,9 @@ def run(args: list[str]) -> int:
         return code if isinstance(code, int) else EXIT_OK
     except EdgekitError as error:
         return _complain(str(error), error.hint, error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.ClickException as error:
         where = f"{error.ctx.command_path} " if isinstance(error, click.UsageError) and error.ctx else ""
         return _complain(error.format_message(), f"see `{where or 'edgekit '}--help`", error.exit_code)

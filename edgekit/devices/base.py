@@ -56,6 +56,12 @@ class Link(Protocol):
     def facts(self) -> dict[str, Any]:
         """JSON data about the machine, for reports."""
 
+    def prepare(self, *, count: bool) -> None:
+        """Get ready what runs need, compiled programs for one, so that nothing is found missing later.
+
+        Raises MissingDependency, or Unsupported for a ``count`` that this link cannot take.
+        """
+
     def run(
         self,
         command: DeviceCommand,

@@ -59,6 +59,9 @@ class FakeLink:
         """What the test gave."""
         return dict(self._facts)
 
+    def prepare(self, *, count: bool) -> None:
+        """Nothing to do."""
+
     def run(
         self,
         command: DeviceCommand,

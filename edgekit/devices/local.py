@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from edgekit.devices.base import RunResult, check_command, collect, push, raise_crash
 from edgekit.devices.process import run_process
@@ -41,6 +41,11 @@ class LocalLink:
             "emulated": False,
         }
 
+    def prepare(self, *, count: bool) -> None:
+        """Nothing to do. Unsupported with ``count``."""
+        if count:
+            _refuse_counting()
+
     def run(
         self,
         command: DeviceCommand,
@@ -52,10 +57,7 @@ class LocalLink:
     ) -> RunResult:
         """See :meth:`edgekit.devices.base.Link.run`. Counts nothing: Unsupported when asked to."""
         if count or caches or per_op:
-            raise Unsupported(
-                "instructions cannot be counted on the local link",
-                hint="count them on the emulator: --device emulator",
-            )
+            _refuse_counting()
         check_command(command)
         program = command.argv[0]
         with self._store.scratch() as folder:
@@ -77,6 +79,13 @@ class LocalLink:
             peak_rss_bytes=done.peak_rss_bytes,
             seconds=done.seconds,
         )
+
+
+def _refuse_counting() -> NoReturn:
+    raise Unsupported(
+        "instructions cannot be counted on the local link",
+        hint="count them on the emulator: --device emulator",
+    )
 
 
 def _cpu_model() -> str:

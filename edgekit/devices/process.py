@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def run_process(
             )
         except OSError as exc:
             raise DeviceError(f"{what} cannot be started: {exc.strerror}") from exc
-        usage = _wait(process, timeout_s)
+        with _noted(process):
+            usage = _wait(process, timeout_s)
         seconds = time.monotonic() - start
         if usage is None:
             raise DeviceError(f"{what} did not end within {timeout_s:g} s and was stopped")
@@ -62,6 +64,31 @@ def run_process(
             peak_rss_bytes=usage if usage > _own_peak_rss_bytes() else None,
             seconds=seconds,
         )
+
+
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+@contextlib.contextmanager
+def _noted(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    _running.add(process)
+    try:
+        yield
+    finally:
+        _running.discard(process)
+
+
+@contextlib.contextmanager
+def ending_processes() -> Iterator[None]:
+    """When Ctrl-C ends the block, end what other threads run here too: they would be waited for."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process in list(_running):
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    _kill_group(process)
+        raise
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from edgekit.errors import MissingDependency, StepFailed, Unsupported
 from edgekit.native.cache import cached_folder
 from edgekit.native.litert_library import LIBRARY, litert_library
-from edgekit.store import Store, digest_file
+from edgekit.store import Store, check_full_disk, digest_file
 
 _SOURCES = Path(__file__).parent
 _FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra")
@@ -143,6 +143,7 @@ def _run_compiler(argv: Sequence[str], compiler: _Compiler) -> None:
     except subprocess.TimeoutExpired as exc:
         raise StepFailed(f"{argv[0]} did not finish within {_COMPILE_SECONDS} s") from exc
     if done.returncode != 0:
+        check_full_disk(done.stderr, "compiling")
         raise StepFailed(
             f"{argv[0]} failed (exit {done.returncode}): {_first_lines(done.stderr)}",
             hint="if headers or libraries are missing: apt-get install --no-install-recommends "

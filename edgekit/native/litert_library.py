@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import shutil
 import struct
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from edgekit.errors import MissingDependency, Unsupported, UserError
 from edgekit.native.cache import cached_folder
-from edgekit.store import Store, digest_file
+from edgekit.store import Store, check_full_disk, digest_file
 
 LIBRARY = "libLiteRt.so"
 WHEEL_VARIABLE = "EDGEKIT_LITERT_AARCH64_WHEEL"
@@ -123,6 +124,9 @@ def _run_pip(argv: list[str]) -> str | None:
         return f"pip did not finish within {_DOWNLOAD_SECONDS} s"
     if done.returncode == 0:
         return None
+    check_full_disk(done.stderr, "downloading a wheel")
+    if re.search(r"NewConnectionError|NameResolutionError|ConnectTimeoutError", done.stderr):
+        return "the package index cannot be reached"
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
     return (errors or lines or [f"pip exited with {done.returncode}"])[0]

@@ -118,8 +118,10 @@ def _check_labels(data: Data, spec: ModelSpec) -> None:
         return
     if data.labels is None:
         if data.role == "eval":
+            why = "; ".join(n for n in data.notes if "label" in n)
             raise DataError(
-                f"evaluation data {data.source} has no labels, and accuracy needs them",
+                f"evaluation data {data.source} has no labels, and accuracy needs them"
+                + (f" ({why})" if why else ""),
                 hint="give (x, y) with y the class index, or leave --eval away",
             )
         return

@@ -18,11 +18,20 @@ _SEED = 0
 
 
 def random_inputs(shapes: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
-    """Seeded standard-normal float32 tensors; the same for the same shapes, whatever ran before."""
+    """Seeded standard-normal float32 tensors; the same for the same shapes, whatever ran before.
+
+    Raises SourceError when this machine has not the memory for them.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(_SEED)
-    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    try:
+        return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    except RuntimeError as exc:  # torch's allocator and its overflow checks raise no subclass
+        shown = ", ".join(str(tuple(shape)) for shape in shapes)
+        raise SourceError(
+            f"an input of shape {shown} does not fit into this machine's memory", hint="check --input-shape"
+        ) from exc
 
 
 def run_once(

@@ -234,6 +234,7 @@ def _settle(
     try:
         outputs = inspection.run_once(module, inputs, source=source, code=code)
     except SourceError as exc:
+        _explain_integers(module, inputs, source, calib, exc)
         _explain_channels_last(module, inputs, source, calib, exc)
         raise
     inspection.check_outputs(outputs, source)
@@ -253,6 +254,27 @@ def _settle(
         trainable=trainable,
     )
     return LoadedModel(spec=spec, module=module, onnx_path=None, example_inputs=inputs)
+
+
+def _explain_integers(
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    source: str,
+    calib: Data | None,
+    error: SourceError,
+) -> None:
+    """When integer samples do not run but the same values in float do, the dtype is the fault."""
+    if calib is None or all(t.is_floating_point() for t in inputs):
+        return
+    try:
+        inspection.run_once(module, [t.float() for t in inputs], source=source)
+    except SourceError:
+        return
+    kinds = ", ".join(str(t.dtype).removeprefix("torch.") for t in inputs)
+    raise DataError(
+        f"samples of {calib.source} are {kinds} but the model takes float32",
+        hint="convert with x.float(), and scale as in training (for images often x / 255)",
+    ) from error
 
 
 def _explain_channels_last(

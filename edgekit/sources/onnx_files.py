@@ -50,7 +50,10 @@ class OnnxFile:
             options.log_severity_level = 3
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as exc:
-            raise SourceError(f"{path} is not an ONNX model that loads: {_short(exc)}", hint=None) from exc
+            raise SourceError(
+                f"{path} is not an ONNX model that loads: {_short(exc)}",
+                hint="export it again, and check it with onnx.checker.check_model",
+            ) from exc
 
     @property
     def static_shapes(self) -> tuple[tuple[int, ...], ...] | None:
@@ -97,7 +100,10 @@ class OnnxFile:
         for value, result in zip(self._session.get_outputs(), results, strict=True):
             array = np.asarray(result)
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise SourceError(f"output {value.name!r} of {self.path} holds NaN or infinite values")
+                raise SourceError(
+                    f"output {value.name!r} of {self.path} holds NaN or infinite values",
+                    hint="run the model on one sample in float32 and look for overflow, log(0) or 0/0",
+                )
             outputs.append(_spec(value.name, array))
         return OnnxModel(
             path=self.path,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,10 +55,20 @@ def load_torchscript(path: Path) -> torch.nn.Module:
     try:
         module: torch.nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except Exception as exc:
-        hint = "save it with torch.jit.script(model).save(path) or torch.jit.trace(model, example).save(path)"
         if _holds_weights(path):
-            hint = f"this file holds weights only: give a callable, and the file as --weights {path.name}"
-        raise SourceError(f"{path} is not a TorchScript file: {_short(exc)}", hint=hint) from exc
+            raise SourceError(
+                f"{path} holds weights only, and no model to put them into",
+                hint=f"give a callable that makes the model, and the file as --weights {path}",
+            ) from exc
+        if _is_pickled(path):
+            raise SourceError(
+                f"{path} is a pickled object, not a TorchScript file, and loading it would run its code",
+                hint="give a callable that makes the model, and its state dict as --weights",
+            ) from exc
+        raise SourceError(
+            f"{path} is not a TorchScript file: {_short(exc)}",
+            hint="save it with torch.jit.script(model).save(path), or torch.jit.trace(...).save(path)",
+        ) from exc
     return module
 
 
@@ -107,7 +118,9 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
             ) from exc
         return loaded
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of old pickle protocols, which are refused below
+            warnings.simplefilter("ignore")
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise SourceError(
             f"{path} is a pickle that holds more than tensors, and loading it would run its code",
@@ -156,6 +169,15 @@ def _refuse_unsafe_archive(path: Path) -> None:
                     f"{path}: its entry {leaf!r} is a pickle that holds more than tensors",
                     hint="export the model without custom objects or tensor subclasses",
                 )
+
+
+def _is_pickled(path: Path) -> bool:
+    """Whether torch.save made it: a TorchScript archive has constants beside its pickle."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        leaves = {name.rsplit("/", 1)[-1] for name in archive.namelist()}
+    return "data.pkl" in leaves and "constants.pkl" not in leaves
 
 
 def _holds_weights(path: Path) -> bool:

@@ -15,7 +15,14 @@ import numpy as np
 from edgekit.backends import onnx_export
 from edgekit.backends.tflite import calibration_choice, convert, flatbuffer, rules
 from edgekit.backends.tflite.session import TFLiteSession
-from edgekit.errors import ConversionError, DeviceError, Unsupported
+from edgekit.errors import (
+    ConversionError,
+    DeviceError,
+    EdgekitError,
+    StepFailed,
+    Unsupported,
+    UserError,
+)
 from edgekit.types import (
     Artifact,
     DeviceCommand,
@@ -44,6 +51,7 @@ _TOOLS = (
     "ai-edge-quantizer",
     "torch",
 )
+_ANOTHER_FILE = "copy or build the file again"
 _SEVERAL_FLOAT_DTYPES = {"float32"}
 
 
@@ -155,6 +163,11 @@ class TFLiteBackend:
             )
         return facts, complaints
 
+    def runtime_files(self, arch: str, store: Store) -> Mapping[str, Path]:
+        from edgekit.native.build import litert_runtime
+
+        return litert_runtime(arch, store)
+
     def device_command(
         self,
         artifact: Artifact,
@@ -166,9 +179,7 @@ class TFLiteBackend:
         store: Store,
         scratch: Path,
     ) -> DeviceCommand:
-        from edgekit.native.build import litert_runtime
-
-        files: dict[str, Path] = dict(litert_runtime(arch, store))
+        files: dict[str, Path] = dict(self.runtime_files(arch, store))
         files["model.tflite"] = artifact.path
         argv = [
             "litert_run",
@@ -214,13 +225,25 @@ class TFLiteBackend:
 def open_file(path: Path) -> Artifact:
     """An artifact for a .tflite file of any origin: for `inspect`, `verify` and `bench`.
 
-    Layouts are unknown, so its session takes and returns arrays as the file stores them.
+    Layouts are unknown, so its session takes and returns arrays as the file stores them. Raises UserError
+    for a file that is not TFLite or damaged, Unsupported for one without a signature.
     """
+    try:
+        return _open(path)
+    except (EdgekitError, OSError) as exc:
+        if isinstance(exc, StepFailed):
+            raise UserError(str(exc), hint=_ANOTHER_FILE) from exc
+        raise
+    except Exception as exc:  # a damaged file may break its reader anywhere
+        raise UserError(f"{path.name} is damaged: {exc}", hint=_ANOTHER_FILE) from exc
+
+
+def _open(path: Path) -> Artifact:
+    from edgekit.backends.tflite.session import make_interpreter
     from edgekit.store import digest_file
 
     graph = flatbuffer.read_graph(path)
-    from edgekit.backends.tflite.session import make_interpreter
-
+    flatbuffer.units(graph)
     interpreter = make_interpreter(path)
     signatures = interpreter.get_signature_list()
     if not signatures:

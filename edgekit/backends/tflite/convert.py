@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import numpy as np
 
 from edgekit.backends.tflite.session import CHANNELS_LAST
 from edgekit.errors import ConversionError, Unsupported
-from edgekit.store import translate_full_disk
+from edgekit.store import check_full_disk
 
 _TIMEOUT_S = 900
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -54,9 +53,7 @@ def convert(onnx_path: Path, scratch: Path, *, keep_inputs: tuple[str, ...] = ()
     log = _ESCAPES.sub("", done.stdout + done.stderr)
     out = scratch / "model.tflite"
     if done.returncode != 0 or not out.exists():
-        if os.strerror(errno.ENOSPC) in log:
-            with translate_full_disk("converting the model"):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        check_full_disk(log, "converting the model")
         raise _explain(log, done.returncode)
     return Converted(out, log, tuple(json.loads((scratch / "result.json").read_text())["inputs"]))
 
@@ -85,7 +82,8 @@ def _explain(log: str, returncode: int) -> ConversionError | Unsupported:
     )
     where = f" at {node.split('onnx_op_name:')[-1].strip()}" if node else ""
     return ConversionError(
-        f"onnx2tf cannot convert the model{where}: {error or (lines[-1] if lines else 'no output')}"
+        f"onnx2tf cannot convert the model{where}: {error or (lines[-1] if lines else 'no output')}",
+        hint="write the named operation with standard torch operations and static shapes",
     )
 
 

@@ -74,6 +74,13 @@ class EmulatorLink:
             "emulated": True,
         }
 
+    def prepare(self, *, count: bool) -> None:
+        """Compile the counter and the clock when instructions are to be counted."""
+        if count:
+            self._require_counting()
+            counter_plugin(self._store)
+            instruction_clock(self._store)
+
     def run(
         self,
         command: DeviceCommand,
@@ -86,12 +93,8 @@ class EmulatorLink:
         """See :meth:`edgekit.devices.base.Link.run`. ``caches`` and ``per_op`` imply ``count``."""
         check_command(command)
         counting = count or caches or per_op
-        if counting and not self._can_count():
-            raise MissingDependency(
-                f"{self._qemu} {self._version} cannot count instructions: "
-                "that needs QEMU 4.2 to 8.2, built with plugins",
-                hint="qemu-user 7.2 of Debian 12 can; that of Debian 13 has no plugins",
-            )
+        if counting:
+            self._require_counting()
         program = command.argv[0]
         with self._store.scratch() as folder:
             push(command, folder)
@@ -122,6 +125,14 @@ class EmulatorLink:
             peak_rss_bytes=done.peak_rss_bytes,
             seconds=done.seconds,
         )
+
+    def _require_counting(self) -> None:
+        if not self._can_count():
+            raise MissingDependency(
+                f"{self._qemu} {self._version} cannot count instructions: "
+                "that needs QEMU 4.2 to 8.2, built with plugins",
+                hint="qemu-user 7.2 of Debian 12 can; that of Debian 13 has no plugins",
+            )
 
     def _can_count(self) -> bool:
         major = int(self._version.partition(".")[0])
