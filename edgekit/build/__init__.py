@@ -28,6 +28,7 @@ from edgekit.store import Store, digest_json, write_atomic
 from edgekit.types import Artifact, Emit, Event, Gate, Measurement, Plan, ignore_events, to_json
 
 if TYPE_CHECKING:
+    from edgekit.bundle.golden import GoldenSample
     from edgekit.types import Array
 
 _GOLDEN = 3
@@ -172,8 +173,9 @@ def build(
         "stages": made.stages(runner.outcomes),
         "environment": _environment(backend.tools()),
     }
+    golden = _golden(runner, lowering, final, verified)
     with staged(folder) as stage:
-        _write(stage, report, made, target, lowering, runner, verified, listener)
+        _write(stage, report, made, target, lowering, golden, listener)
     status = "gate_failed" if failed else "ok"
     listener(Event(kind="info", step="report", message=str(folder / "report.html")))
     return Built(folder=folder, report=report, status=status, failed_gates=failed)
@@ -185,23 +187,14 @@ def _write(
     made: Made,
     target: Any,
     lowering: Lowering,
-    runner: Runner,
-    verified: Mapping[str, Any],
+    golden: Sequence[GoldenSample],
     listener: _Listener,
 ) -> None:
     """Bundle, report and events into ``folder``."""
-    from edgekit.bundle.golden import GoldenSample, Tolerance
+    from edgekit.bundle.golden import Tolerance
     from edgekit.bundle.write import RuntimeTarget, write_bundle
     from edgekit.report.render import write_report
 
-    golden_sha = _golden(runner, lowering, made.final, verified)
-    arrays = runner.get_arrays(golden_sha)
-    n_in, n_out = len(made.final.inputs), len(made.final.outputs)
-    width = n_in + n_out
-    golden = [
-        GoldenSample(inputs=tuple(arrays[i : i + n_in]), outputs=tuple(arrays[i + n_in : i + width]))
-        for i in range(0, len(arrays), width)
-    ]
     exact = made.final.precision == "int8"
     scale = max(float(np.abs(o).max(initial=0.0)) for o in made.outputs)
     tolerance = Tolerance() if exact else Tolerance(atol=1e-4 * scale, rtol=1e-3)
@@ -235,8 +228,11 @@ def _write(
     write_atomic(folder / "events.jsonl", "\n".join(listener.lines) + "\n")
 
 
-def _golden(runner: Runner, lowering: Lowering, final: Artifact, verified: Mapping[str, Any]) -> str:
-    """Golden samples: the first inputs of verification and what the host computes for them."""
+def _golden(
+    runner: Runner, lowering: Lowering, final: Artifact, verified: Mapping[str, Any]
+) -> list[GoldenSample]:
+    """The first inputs of verification and what the host computes for them."""
+    from edgekit.bundle.golden import GoldenSample
 
     def work() -> dict[str, Any]:
         session = lowering.backend.session(final)
@@ -248,7 +244,13 @@ def _golden(runner: Runner, lowering: Lowering, final: Artifact, verified: Mappi
         return {"objects": [sha], "arrays": sha}
 
     key = {"final": final.sha256, "outputs": verified["outputs"], "n": _GOLDEN}
-    return str(runner.run("golden samples", key, work)["arrays"])
+    arrays = runner.get_arrays(str(runner.run("golden samples", key, work)["arrays"]))
+    n_in = len(final.inputs)
+    width = n_in + len(final.outputs)
+    return [
+        GoldenSample(inputs=tuple(arrays[i : i + n_in]), outputs=tuple(arrays[i + n_in : i + width]))
+        for i in range(0, len(arrays), width)
+    ]
 
 
 def _bundle_listing(path: Path) -> dict[str, Any]:
