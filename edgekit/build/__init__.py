@@ -126,7 +126,8 @@ def build(
         float_file, parity = lowering.convert("convert compressed", final_source, compressed.sha256, changed)
     final, quantized = lowering.quantize(float_file)
     verified = lowering.verify(float_file, final, target)
-    outputs = runner.get_arrays(verified["outputs"])
+    outputs, float_outputs = (runner.get_arrays(verified[k]) for k in ("outputs", "float_outputs"))
+    lowering.check_parity_on_all(changed, float_outputs)
 
     measurements: list[Measurement] = []
     equal: Mapping[str, Any] = {}
@@ -152,7 +153,7 @@ def build(
         parity=parity,
         original=original,
         changed=changed,
-        float_outputs=runner.get_arrays(verified["float_outputs"]),
+        float_outputs=float_outputs,
         outputs=outputs,
         verified=verified,
         calibration=quantized.get("calibration"),

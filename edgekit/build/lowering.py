@@ -138,6 +138,29 @@ class Lowering:
             hint="the conversion is wrong for this model; nothing was written",
         )
 
+    def check_parity_on_all(self, expected: Sequence[Array], got: Sequence[Array]) -> None:
+        """The float file against its source on every verification sample, not only on the first few.
+
+        A forward pass that branches on the values of its input is converted for one branch: samples that
+        take another one tell. Raises ParityError.
+        """
+        step = self.plan.step("convert")
+        assert step is not None
+        limit = float(step.config["parity_limit"])
+        close = numerics.closeness(expected, got)
+        if close.max_rel <= limit:
+            return
+        beyond = np.zeros(len(expected[0]), dtype=bool)
+        for e, g in zip(expected, got, strict=True):
+            distance = np.abs(e.astype(np.float64) - g).reshape(len(e), -1).max(axis=1, initial=0.0)
+            beyond |= ~(distance <= limit * np.abs(e).max(initial=0.0))
+        raise ParityError(
+            f"the float32 file differs from the torch model on {int(beyond.sum())} of {len(beyond)} samples, "
+            f"by up to {close.max_rel:.2g} relative (limit {limit:g})",
+            hint="if forward branches on the values of its input, only the branch of the first sample was "
+            "converted: use torch.where instead; nothing was written",
+        )
+
     def quantize(self, artifact: Artifact) -> tuple[Artifact, Mapping[str, Any]]:
         """The file in the plan's precision."""
         scheme = self.plan.scheme

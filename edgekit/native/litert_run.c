@@ -6,7 +6,8 @@
  *   -n N    measured runs (default 5)
  *   -t N    threads of the XNNPACK delegate (default 1)
  *   -p      switch the runtime's profiler on and list its events
- *   -i IN   raw bytes of an input; once per input, in the order of the signature.
+ *   -i IN   raw bytes of an input; once per input, in the order of the model's subgraph, which need not be
+ *           that of its signature. So are the outputs.
  *           Without any -i the inputs are filled with a fixed pseudo-random sequence.
  *   -o OUT  where to write the raw bytes of an output; once per output, or not at all
  *

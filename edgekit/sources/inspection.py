@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,10 @@ def run_once(
             (line for line in reversed(lines) if "Error" in line), lines[0] if lines else "(no message)"
         )
         hint = "check --input-shape (batch first, for example 1,3,224,224) against what the model takes"
+        if re.search(r"scalar type|same dtype|of dtype", reason):
+            hint = (
+                "samples and weights must have one dtype: a float model is wanted in float32 (model.float())"
+            )
         if wanted and len(wanted) != len(inputs):
             hint = (
                 f"forward takes {len(wanted)} inputs ({', '.join(wanted)}): give --input-shape once for each"

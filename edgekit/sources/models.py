@@ -21,7 +21,7 @@ from edgekit.errors import DataError, SourceError
 from edgekit.sources import inspection
 from edgekit.sources.arrays import Data
 from edgekit.sources.callables import UserCode, blamed, is_callable_spec, resolve
-from edgekit.types import ModelSpec, Preprocessing, Task
+from edgekit.types import ModelSpec, Preprocessing, Task, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -170,7 +170,7 @@ def _load_onnx(
         sha256=model.sha256,
         inputs=model.inputs,
         outputs=model.outputs,
-        task=task or inspection.guess_task(model.inputs, model.outputs),
+        task=_settled_task(task, model.inputs, model.outputs, str(path)),
         params=model.params,
         trainable=False,
     )
@@ -248,7 +248,7 @@ def _settle(
         sha256=digest,
         inputs=given,
         outputs=specs,
-        task=task or inspection.guess_task(given, specs),
+        task=_settled_task(task, given, specs, source),
         params=inspection.count_params(module),
         macs=count_macs(module, inputs),
         trainable=trainable,
@@ -300,6 +300,19 @@ def _explain_channels_last(
         "that is channels-last",
         hint="transpose each sample with x.permute(2, 0, 1)",
     ) from error
+
+
+def _settled_task(
+    task: Task | None, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], source: str
+) -> Task:
+    """What the user said, where the outputs allow it, else the guess."""
+    if task == "classification" and (len(outputs) != 1 or len(outputs[0].shape) != 2):
+        shapes = ", ".join(str(t.shape) for t in outputs)
+        raise SourceError(
+            f"{source} cannot be a classifier: its output{'s are' if len(outputs) > 1 else ' is'} {shapes}",
+            hint="a classifier has one output (1, classes); leave --task away",
+        )
+    return task or inspection.guess_task(inputs, outputs)
 
 
 def _replace_spec(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,14 +96,6 @@ def build_program(compiler: str, folder: Path) -> Path:
     return program
 
 
-def require(*tools: str) -> None:
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing and os.environ.get("EDGEKIT_REQUIRE_EMULATOR") == "1":
-        pytest.fail(f"EDGEKIT_REQUIRE_EMULATOR=1, but {', '.join(missing)} is missing")
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-
-
 class Bench:
     """A link, and the program compiled for the machine behind it."""
 
@@ -122,14 +113,18 @@ class Bench:
 @pytest.fixture(
     scope="module", params=["local", "fake", pytest.param("emulator", marks=pytest.mark.emulator)]
 )
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    require_tools: Callable[..., None],
+) -> Bench:
     store = Store(tmp_path_factory.mktemp("store, with a comma"))
     folder = tmp_path_factory.mktemp("program")
     if request.param == "fake":
         (folder / "p").write_text("played by a function")
         return Bench(FakeLink(play, store=store), folder / "p", store)
     compiler = "cc" if request.param == "local" else "aarch64-linux-gnu-gcc"
-    require(compiler, *(["qemu-aarch64"] if request.param == "emulator" else []))
+    require_tools(compiler, *(["qemu-aarch64"] if request.param == "emulator" else []))
     link = open_link(request.param, load_profile("pi4"), store)
     return Bench(link, build_program(compiler, folder), store)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +17,8 @@ def device_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture
-def arm64_program(tmp_path: Path) -> Callable[..., Path]:
-    """Compile C for arm64; skips without the tools, fails where the job promises them."""
-    missing = [name for name in ("qemu-aarch64", "aarch64-linux-gnu-gcc", "cc") if shutil.which(name) is None]
-    if missing and os.environ.get("EDGEKIT_REQUIRE_EMULATOR") == "1":
-        pytest.fail(f"EDGEKIT_REQUIRE_EMULATOR=1, but {', '.join(missing)} is missing")
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
+def arm64_program(tmp_path: Path, arm64_tools: None) -> Callable[..., Path]:
+    """Compile C for arm64."""
 
     def compile_program(source: str) -> Path:
         (tmp_path / "program.c").write_text(source)

@@ -1,9 +1,7 @@
-"""A store shared by the session (compiling and downloading once), two tiny models, and the arm64 tools."""
+"""A store shared by the session (compiling and downloading once) and two tiny models."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +13,6 @@ from edgekit.store import Store
 @pytest.fixture(scope="session")
 def native_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("native-store"))
-
-
-@pytest.fixture(scope="session")
-def arm64_tools() -> None:
-    """Skip where arm64 programs cannot be compiled and run; fail where the job promises that they can."""
-    missing = [name for name in ("qemu-aarch64", "aarch64-linux-gnu-gcc", "cc") if shutil.which(name) is None]
-    if missing and os.environ.get("EDGEKIT_REQUIRE_EMULATOR") == "1":
-        pytest.fail(f"EDGEKIT_REQUIRE_EMULATOR=1, but {', '.join(missing)} is missing")
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
 
 
 @pytest.fixture(scope="session")

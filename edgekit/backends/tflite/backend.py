@@ -196,10 +196,12 @@ class TFLiteBackend:
             path = scratch / f"in{i}.bin"
             path.write_bytes(np.ascontiguousarray(value).tobytes())
             files[path.name] = path
-            argv += ["-i", path.name]
+        graph = flatbuffer.read_graph(artifact.path)
+        for i in _places(artifact.inputs, graph, graph.inputs):
+            argv += ["-i", f"in{i}.bin"]
+        for i in _places(artifact.outputs, graph, graph.outputs):
+            argv += ["-o", f"out{i}.bin"]
         outputs = tuple(f"out{i}.bin" for i in range(len(artifact.outputs)))
-        for name in outputs:
-            argv += ["-o", name]
         return DeviceCommand(argv=(*argv, "model.tflite"), files=files, outputs=outputs)
 
     def parse(self, stdout: str) -> Mapping[str, Any]:
@@ -264,6 +266,23 @@ def _open(path: Path) -> Artifact:
     )
 
 
+def _places(specs: Sequence[TensorSpec], graph: flatbuffer.Graph, indices: Sequence[int]) -> list[int]:
+    """For each input or output of the file's graph, in the graph's order, its place among ``specs``.
+
+    LiteRT's C API counts inputs and outputs in that order, whatever the order of the signature.
+    """
+    left = dict(enumerate(specs))
+    places = []
+    for index in indices:
+        name = graph.tensors[index].name
+        place = next((k for k, spec in left.items() if spec.name == name), None)
+        if place is None:
+            raise Unsupported(f"tensor {name!r} of the file is not in its signature")
+        del left[place]
+        places.append(place)
+    return places
+
+
 def _to_onnx(
     source: Any, spec: ModelSpec, samples: Sequence[Sequence[Array]], scratch: Path
 ) -> onnx_export.OnnxFile:
@@ -287,6 +306,10 @@ def _describe(
     from edgekit.backends.tflite.session import make_interpreter
 
     graph = flatbuffer.read_graph(path)
+    if not graph.ops:
+        raise ConversionError(
+            "the model computes nothing: its file has no operators", hint="check what forward returns"
+        )
     interpreter = make_interpreter(path)
     runner = interpreter.get_signature_runner(next(iter(interpreter.get_signature_list())))
     ins, outs = runner.get_input_details(), runner.get_output_details()

@@ -17,7 +17,7 @@ from edgekit.backends.tflite import rules
 from edgekit.backends.tflite.backend import TFLiteBackend, open_file
 from edgekit.backends.tflite.flatbuffer import read_graph, read_model, write_model
 from edgekit.devices.local import LocalLink
-from edgekit.errors import StepFailed
+from edgekit.errors import UserError
 from edgekit.profiles.loader import load_profile
 from edgekit.store import Store
 from edgekit.types import RunProtocol
@@ -205,7 +205,7 @@ def test_the_rules_are_what_the_delegate_does(
             _set_weight_axis(path, WEIGHTED[op][3])
         try:
             taken = not leaves_the_delegate(path, store)
-        except StepFailed as error:
+        except UserError as error:
             assert precision == "int8", f"{op}: {error}"  # LiteRT itself has no int8 kernel
             taken = False
         claimed = rules.refuse("xnnpack", op, precision) is None
