@@ -149,11 +149,6 @@ def _choose_scheme(
         raise UserError(
             "int8 needs calibration data", hint="give --calib, or --set quantize.precision=dynamic"
         )
-    if has_data and wanted in (None, "int8") and data.calib == 1:
-        raise UserError(
-            "int8 needs at least 2 calibration samples, and there is 1",
-            hint="give more with --calib, or --set quantize.precision=dynamic",
-        )
     if wanted is None:
         wanted = _planned_precision(profile, target, rejected, has_data=has_data)
     else:
@@ -161,6 +156,11 @@ def _choose_scheme(
             Rejected(
                 alternative="a precision chosen by the planner", reason=f"quantize.precision={wanted} was set"
             )
+        )
+    if wanted == "int8" and data.calib == 1:
+        raise UserError(
+            "int8 needs at least 2 calibration samples, and there is 1",
+            hint="give more with --calib, or --set quantize.precision=dynamic",
         )
     if not _has_samples(data):
         warnings.append(

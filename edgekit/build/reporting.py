@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+_EQUAL_DB = 200.0
+"""Stands for the infinite SQNR of equal outputs, which JSON cannot hold."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
@@ -52,8 +55,7 @@ class Made:
         if name == "output_sqnr":
             if self.samples_from == "random":
                 return None
-            close = closeness(self.original, self.outputs)
-            return 200.0 if close.max_abs == 0 else close.sqnr_db
+            return _worst_sqnr(self.original, self.outputs)
         if name == "int8_share":
             return float(self.verified["facts"]["int8_share"])
         if name == "file_size":
@@ -224,3 +226,14 @@ def _pruning(made: Made) -> dict[str, Any] | None:
             "history": tuning["history"],
         },
     }
+
+
+def _worst_sqnr(reference: Sequence[Array], got: Sequence[Array]) -> float | None:
+    """SQNR of the worst output in dB; None when one of them has none (see :class:`Closeness`).
+
+    Not over all outputs together: there, large values of one would hide that another is wrong.
+    """
+    closes = [closeness([r], [g]) for r, g in zip(reference, got, strict=True)]
+    values = [_EQUAL_DB if c.max_abs == 0 else c.sqnr_db for c in closes]
+    known = [v for v in values if v is not None]
+    return min(known) if len(known) == len(values) else None

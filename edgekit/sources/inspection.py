@@ -57,9 +57,7 @@ def run_once(
         )
         hint = "check --input-shape (batch first, for example 1,3,224,224) against what the model takes"
         if re.search(r"scalar type|same dtype|of dtype", reason):
-            hint = (
-                "samples and weights must have one dtype: a float model is wanted in float32 (model.float())"
-            )
+            hint = "samples and weights must have one dtype; float models have to be float32: model.float()"
         if wanted and len(wanted) != len(inputs):
             hint = (
                 f"forward takes {len(wanted)} inputs ({', '.join(wanted)}): give --input-shape once for each"

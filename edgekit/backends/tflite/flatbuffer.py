@@ -98,15 +98,19 @@ def read_model(path: Path) -> Any:
     in, so that what :func:`write_model` makes also loads in runtimes older than that feature. Raises
     StepFailed when the file is not TFLite.
     """
+    return parse_model(path.read_bytes(), path.name)
+
+
+def parse_model(data: bytes, name: str) -> Any:
+    """:func:`read_model` of bytes in memory; ``name`` is for messages."""
     from ai_edge_litert import schema_py_generated as schema
 
-    data = path.read_bytes()
     if data[4:8] != b"TFL3":
-        raise StepFailed(f"{path.name} is not a TFLite file")
+        raise StepFailed(f"{name} is not a TFLite file")
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(data), 0))
     except (struct.error, IndexError, TypeError, ValueError) as exc:  # offsets that lead out of the file
-        raise StepFailed(f"{path.name} is damaged: {exc}") from exc
+        raise StepFailed(f"{name} is damaged: {exc}") from exc
     for buffer in model.buffers:
         if buffer.offset > 1:
             buffer.data = np.frombuffer(data, np.uint8, count=buffer.size, offset=buffer.offset)

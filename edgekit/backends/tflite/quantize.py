@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends.tflite.calibrate import Ranges
-from edgekit.backends.tflite.flatbuffer import Graph, Op, read_graph, unit_names
+from edgekit.backends.tflite.flatbuffer import (
+    Graph,
+    Op,
+    parse_model,
+    read_graph,
+    unit_names,
+    write_model,
+)
 from edgekit.errors import DataError, StepFailed, Unsupported
 from edgekit.types import Precision, Scheme
 
@@ -50,7 +57,40 @@ def quantize_file(source: Path, scheme: Scheme, ranges: Ranges | None) -> bytes:
             )
         except (ValueError, RuntimeError, KeyError) as exc:
             raise StepFailed(f"ai-edge-quantizer refused the model: {str(exc).splitlines()[0]}") from exc
-    return bytes(result.quantized_model)
+    return reconnected(bytes(result.quantized_model))
+
+
+def reconnected(data: bytes) -> bytes:
+    """The file with each integer operator reading integers.
+
+    Where a tensor is an output of the model and also read by a later operator, ai-edge-quantizer 0.10 lets
+    that operator read the dequantised copy while it writes integers: it then computes nonsense. Such an
+    operator gets the tensor that was dequantised. Returns ``data`` itself when there is none.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = parse_model(data, "the quantised file")
+    codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    integers = (schema.TensorType.INT8, schema.TensorType.INT16)
+    changed = False
+    for graph in model.subgraphs:
+        sources = {
+            int(op.outputs[0]): int(op.inputs[0])
+            for op in graph.operators
+            if codes[op.opcodeIndex] == schema.BuiltinOperator.DEQUANTIZE
+            and graph.tensors[op.inputs[0]].type in integers
+        }
+        for op in graph.operators:
+            computes = codes[op.opcodeIndex] not in (
+                schema.BuiltinOperator.QUANTIZE,
+                schema.BuiltinOperator.DEQUANTIZE,
+            )
+            if computes and all(graph.tensors[t].type in integers for t in op.outputs):
+                for k, tensor in enumerate(op.inputs):
+                    if int(tensor) in sources:
+                        op.inputs[k] = sources[int(tensor)]
+                        changed = True
+    return write_model(model) if changed else data
 
 
 def _scope(graph: Graph, op: Op) -> str:
