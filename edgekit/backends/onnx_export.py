@@ -15,7 +15,12 @@ from edgekit.errors import ConversionError
 if TYPE_CHECKING:
     import torch
 
-OPSET = 18
+OPSET = 20
+"""The first with Gelu as one operator: before, it is an Erf, for which TFLite has no kernel."""
+
+_RENAMED_AT_20 = frozenset({"GridSample"})
+_BEFORE_20 = 18
+"""Operators whose attributes opset 20 renamed; onnx2tf knows the old names only."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,22 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamo
 
     with torch.no_grad():
         if dynamo:
-            program = torch.onnx.export(module, inputs, dynamo=True, opset_version=OPSET, verbose=False)
-            if program is None:
-                raise ConversionError("the exporter returned nothing")
-            return program.model_proto
+            proto = _by_torch_export(module, inputs, OPSET)
+            if any(node.op_type in _RENAMED_AT_20 for node in proto.graph.node):
+                proto = _by_torch_export(module, inputs, _BEFORE_20)
+            return proto
         raw = scratch / "torchscript.onnx"
         torch.onnx.export(module, inputs, str(raw), dynamo=False, opset_version=17)
         return onnx.load(str(raw))
+
+
+def _by_torch_export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], opset: int) -> Any:
+    import torch
+
+    program = torch.onnx.export(module, inputs, dynamo=True, opset_version=opset, verbose=False)
+    if program is None:
+        raise ConversionError("the exporter returned nothing")
+    return program.model_proto
 
 
 @contextlib.contextmanager

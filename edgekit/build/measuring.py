@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekit.backends import Backend
 from edgekit.bench import Bench, bench
+from edgekit.build.lowering import digest_arrays
 from edgekit.build.runner import Runner
 from edgekit.devices.base import Link
 from edgekit.devices.process import ending_processes
@@ -76,7 +77,7 @@ def measure(
             "files": {s: a.sha256 for s, a in files.items()},
             "profile": profile.slice("cores", "caches", "memory", "emulator"),
             "device": link.facts(),
-            "sample": [float(np.float64(x).sum()) for x in samples],
+            "sample": digest_arrays(samples),
             "tools": backend.tools(),
         }
         result = runner.run("measure", key, work)

@@ -104,7 +104,7 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 @contextmanager
 def _shown() -> Iterator[Emit]:
-    if os.environ.get("EDGEKIT_QUIET") == "1":
+    if click.get_current_context().find_root().params.get("quiet"):
         yield lambda event: None
         return
     from rich.console import Console
@@ -169,7 +169,8 @@ def _plain(event: Event) -> None:
     elif event.kind == "progress" and time.monotonic() - _last_line[0] > 10:
         _last_line[0] = time.monotonic()
         click.echo(
-            f"{event.step}: {event.data.get('done')} of {event.data.get('total')} {_figures(event)}", err=True
+            f"{event.step}: {event.data.get('done')} of {event.data.get('total')} {_figures(event)}".rstrip(),
+            err=True,
         )
 
 

@@ -112,10 +112,9 @@ def main(cache_dir: str | None, quiet: bool) -> None:
 
     Start with `edgekit build --profile pi4`: it builds the built-in demo.
     """
+    # ``quiet`` is read by console.progress, from the context.
     if cache_dir:
         os.environ["EDGEKIT_CACHE"] = cache_dir
-    if quiet:
-        os.environ["EDGEKIT_QUIET"] = "1"
 
 
 class _Terminated(KeyboardInterrupt):
@@ -146,15 +145,14 @@ def run(args: list[str]) -> int:
         where = f"{error.ctx.command_path} " if isinstance(error, click.UsageError) and error.ctx else ""
         return _complain(error.format_message(), f"see `{where or 'edgekit '}--help`", error.exit_code)
     except (click.Abort, KeyboardInterrupt) as stop:
-        code = _EXIT_TERMINATED if isinstance(stop, _Terminated) else _EXIT_INTERRUPTED
+        terminated = isinstance(stop, _Terminated) or isinstance(stop.__cause__, _Terminated)
+        code = _EXIT_TERMINATED if terminated else _EXIT_INTERRUPTED
         return _complain("stopped", "run the same command again: finished steps are kept", code)
-    except SystemExit as error:
-        # click turns a pipe whose reader is gone into SystemExit(1).
-        if isinstance(error.__context__, BrokenPipeError):
-            return _broken_pipe()
-        raise
-    except BrokenPipeError:
-        return _broken_pipe()
+    except (BrokenPipeError, SystemExit):
+        # click ends by SystemExit when the reader of stdout is gone (`| head`), and for nothing else here.
+        # No success: what was printed was not read.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the flush at exit needs a target
+        return _EXIT_BROKEN_PIPE
     except MemoryError:
         return _complain(
             "this machine has too little memory for that",
@@ -171,12 +169,6 @@ def run(args: list[str]) -> int:
         return _bug()
     except Exception:
         return _bug()
-
-
-def _broken_pipe() -> int:
-    """The reader of stdout is gone (`| head`): not a success, since what was printed was not read."""
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - so that the flush at exit finds a target
-    return _EXIT_BROKEN_PIPE
 
 
 def _complain(message: str, hint: str | None, code: int) -> int:

@@ -127,6 +127,8 @@ def _run_pip(argv: list[str]) -> str | None:
     check_full_disk(done.stderr, "downloading a wheel")
     if re.search(r"NewConnectionError|NameResolutionError|ConnectTimeoutError", done.stderr):
         return "the package index cannot be reached"
+    if "(from versions: none)" in done.stderr:
+        return "the package index cannot be reached or does not have it"
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
     return (errors or lines or [f"pip exited with {done.returncode}"])[0]

@@ -18,6 +18,8 @@ from edgekit.store import check_full_disk
 
 _TIMEOUT_S = 900
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_FRAMEWORK_LINE = re.compile(r"[IW]\d{4} ")
+"""What TensorFlow's C++ side logs: "I0000 00:00:1795374325.058091 29413 devices.cc:67] ..."."""
 _LAYOUT = {3: "NWC", 4: "NHWC", 5: "NDHWC"}
 _LAYOUT_FIRST = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
 
@@ -73,9 +75,15 @@ def _explain(log: str, returncode: int) -> ConversionError | Unsupported:
             f"operator {', '.join(foreign)} has no TFLite kernel",
             hint="replace the operation in the model by supported ones",
         )
+    limited = re.search(r"The current implementation of (\w+) supports only ([^\n]+?)\.(?:\s|$)", log)
+    if limited:
+        return Unsupported(
+            f"onnx2tf converts {limited.group(1)} only with {limited.group(2)}",
+            hint="replace the operation in the model by supported ones",
+        )
     if returncode < 0:
         return ConversionError(f"onnx2tf was killed by signal {-returncode} (out of memory?)")
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not _FRAMEWORK_LINE.match(line)]
     node = next((line for line in reversed(lines) if "onnx_op_name" in line), None)
     error = next(
         (line for line in reversed(lines) if re.match(r"(\w+\.)*\w*(Error|Exception)\b", line)), None

@@ -108,6 +108,17 @@ def test_a_full_disk_is_named(pretend: Callable[[str], Path], tmp_path: Path) ->
             ConversionError,
             "cannot convert the model at /layer1/Conv: ValueError: shapes do not fit",
         ),
+        (
+            "ERROR: The current implementation of GridSample supports only mode=['bilinear']. "
+            "Pull requests are welcome.\nmode: linear",
+            Unsupported,
+            "onnx2tf converts GridSample only with mode=['bilinear']",
+        ),
+        (
+            "something odd\nI0000 00:00:1795378526.45   16762 cudart_stub.cc:31] Could not find cuda drivers",
+            ConversionError,
+            "cannot convert the model: something odd",
+        ),
         ("", ConversionError, "no output"),
     ],
 )
@@ -252,6 +263,38 @@ def test_what_is_not_onnx_is_refused(tmp_path: Path) -> None:
     onnx.save(model, str(path))
     with pytest.raises(ConversionError, match=r"m\.onnx is not a valid ONNX model"):
         import_onnx(path, ((1, 3, 8, 8),), tmp_path / "out.onnx")
+
+
+def test_a_transformer_block_converts(tiny: Any) -> None:
+    """GELU, layer normalisation and attention, behind a convolution that cuts the image in patches."""
+    import torch
+    from torch import nn
+    from torch.nn.functional import scaled_dot_product_attention
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.patches, self.norm = nn.Conv2d(3, 16, 4, stride=4), nn.LayerNorm(16)
+            self.mix, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+            self.wide, self.head = (
+                nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)),
+                nn.Linear(16, 3),
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            t = self.patches(x).flatten(2).transpose(1, 2)
+            q, k, v = self.mix(self.norm(t)).reshape(1, 4, 3, 2, 8).permute(2, 0, 3, 1, 4)
+            t = t + self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, 4, 16))
+            return self.head((t + self.wide(self.norm(t))).mean(1))
+
+    module = Block().eval()
+    x = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    artifact = export(tiny, module, tiny.store, samples=[[x]])
+    assert any(u.op == "GELU" for u in tiny.backend.units(artifact))
+    with torch.inference_mode():
+        want = module(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(tiny.backend.session(artifact).run([x])[0], want, atol=1e-5)
 
 
 @pytest.fixture(scope="session")
