@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-Precision = Literal["float32", "fp16", "dynamic", "int8"]
+Precision = Literal["float32", "fp16", "dynamic", "int16x8", "int8"]
+"""Of a whole file: "dynamic" is int8 weights with float activations, "int16x8" int16 activations with
+int8 weights, "int8" both in int8; "fp16" halves the weights, and the arithmetic where a delegate can."""
 Task = Literal["classification", "generic"]
 MeasurementSource = Literal["device", "emulator", "host", "estimate"]
 Comparison = Literal[">=", "<="]
@@ -86,6 +88,8 @@ class Scheme:
     per_channel: bool = True
     io: Literal["float", "int8"] = "float"
     keep_nchw: bool = False
+    delegate: str = ""
+    """Delegate that the file is for, as the profile's target names it; some have rules of their own."""
     overrides: Mapping[str, Precision] = field(default_factory=dict)
 
 
@@ -130,6 +134,23 @@ class OpCoverage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Problem:
+    """An operator that a backend cannot take, found before any conversion.
+
+    ``where`` is the module's path in the user's model ("features.3.conv"), or the node's name in a file;
+    ``op`` the operator as the user's framework names it; ``hint`` says what to change in the model.
+    """
+
+    op: str
+    where: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.op} at {self.where or 'the top of the model'}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Support:
     """Answer of a backend to "can you do this for this device?"."""
 
@@ -151,11 +172,14 @@ class DeviceCommand:
     """What a link must run: files to push (name on the device -> local path) and an argument vector.
 
     ``argv[0]`` and any argument equal to a key of ``files`` are names relative to the run's own
-    directory on the device. ``outputs`` are files that the link brings back.
+    directory on the device. ``outputs`` are files that the link brings back. With ``python`` the
+    program argv[0] is a Python file, run by the Python of the device, which must have those packages
+    ("torch==2.9.1", "onnxruntime>=1.20").
     """
 
     argv: tuple[str, ...]
     files: Mapping[str, Path]
+    python: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
 
@@ -259,9 +283,10 @@ def ignore_events(event: Event) -> None:
 class Session(Protocol):
     """A loaded artifact on the host.
 
-    ``run`` and ``taps`` take arrays in the layout and dtype of the *source* model (NCHW float32),
-    whatever the artifact stores; ``run`` returns such arrays. ``encode`` gives the artifact's own arrays,
-    which ``run_raw`` takes and returns.
+    ``run`` and ``taps`` take arrays in the layout and dtype of the *source* model (NCHW), whatever the
+    artifact stores; ``run`` returns such arrays. ``taps`` returns real (dequantised) values of units'
+    outputs in the artifact's own layout. ``encode`` gives the artifact's own arrays, which ``run_raw``
+    takes and returns.
     """
 
     def run(self, inputs: Sequence[Array]) -> list[Array]: ...

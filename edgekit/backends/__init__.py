@@ -14,6 +14,18 @@ def get_backend(runtime: str) -> Backend:
         from edgekit.backends.tflite.backend import TFLiteBackend
 
         return TFLiteBackend()
+    if runtime == "executorch":
+        from edgekit.backends.executorch.backend import ExecuTorchBackend
+
+        return ExecuTorchBackend()
+    if runtime == "onnx":
+        from edgekit.backends.onnx.backend import OnnxBackend
+
+        return OnnxBackend()
+    if runtime == "torchscript":
+        from edgekit.backends.torchscript.backend import TorchScriptBackend
+
+        return TorchScriptBackend()
     raise Unsupported(
         f"this version of edgekit has no backend for {runtime!r}", hint=f"it has: {', '.join(RUNTIMES)}"
     )

@@ -12,6 +12,7 @@ from edgekit.types import (
     Emit,
     ModelSpec,
     OpCoverage,
+    Problem,
     RunProtocol,
     Scheme,
     Session,
@@ -20,6 +21,7 @@ from edgekit.types import (
 )
 
 if TYPE_CHECKING:
+    from edgekit.backends.torch_graph import TorchGraph
     from edgekit.profiles.schema import DeviceProfile, Target
     from edgekit.store import Store
     from edgekit.types import Array
@@ -29,9 +31,21 @@ class Backend(Protocol):
     """One runtime: how to write its files, run them here and run them on a device."""
 
     name: str
+    delegates: tuple[str, ...]
+    """Delegates whose operator rules this backend knows."""
 
     def supports(self, profile: DeviceProfile, target: Target, scheme: Scheme) -> Support:
         """Whether this backend can write ``scheme`` for that target of the profile, and why not."""
+        ...
+
+    def preflight(
+        self, source: Any, spec: ModelSpec, graph: TorchGraph | None, *, scheme: Scheme
+    ) -> list[Problem]:
+        """Operators of the model that this backend cannot take, found in seconds and without conversion.
+
+        ``source`` is a torch module or the path of an ONNX file; ``graph`` is the module's exported graph,
+        None for a file. Every problem names module path, operator, reason and what to change.
+        """
         ...
 
     def tools(self) -> Mapping[str, str]:
@@ -49,7 +63,11 @@ class Backend(Protocol):
         emit: Emit,
     ) -> Artifact:
         """The float file. ``source`` is a torch module or the path of an ONNX file; ``samples`` are real
-        inputs in source layout, batch 1. ``meta`` of the artifact tells exporter and intermediate files."""
+        inputs in source layout, batch 1. ``meta`` tells "exporter" and "exporter_notes" (what was tried
+        before and why it was not taken) and intermediate files in the store under names that end in
+        "_sha256"; "onnx_sha256" is the ONNX file on the way, where there is one.
+
+        Raises Unsupported naming operator and module for what preflight could not foresee."""
         ...
 
     def quantize(
@@ -70,7 +88,11 @@ class Backend(Protocol):
         ...
 
     def units(self, artifact: Artifact) -> list[Unit]:
-        """What can be quantised or kept in float, in execution order."""
+        """What can be quantised or kept in float, in execution order.
+
+        A quantised file has the units of its parent in the same order: operators that only convert
+        between precisions are no units.
+        """
         ...
 
     def session(self, artifact: Artifact, *, keep_all: bool = False) -> Session:
@@ -83,6 +105,34 @@ class Backend(Protocol):
 
     def check(self, artifact: Artifact, scheme: Scheme) -> tuple[Mapping[str, float], list[str]]:
         """Facts read from the file itself (share of int8 operators, transposes) and complaints."""
+        ...
+
+    def open_file(self, path: Path) -> Artifact:
+        """An artifact for a file of any origin, for `inspect`, `verify` and `bench`. Layouts are unknown.
+
+        Raises UserError for a damaged file or one of another format, Unsupported for one that cannot be run.
+        """
+        ...
+
+    def divergence(
+        self, artifact: Artifact, sample: Sequence[Array], *, tolerance: float, store: Store
+    ) -> str | None:
+        """Words for the first layer whose float values differ from the source's by more than
+        ``tolerance``, relative; None when none does or that cannot be told."""
+        ...
+
+    def companions(self, target: Target, scheme: Scheme) -> tuple[Scheme, ...]:
+        """Further schemes of the model that belong into the same bundle, for a device that shall choose."""
+        ...
+
+    def bundle_files(
+        self, artifacts: Sequence[Artifact], profile: DeviceProfile, target: Target
+    ) -> Mapping[str, bytes]:
+        """Further files of the bundle by their names in it: scripts that build or measure on the device.
+
+        ``artifacts`` are the file of the plan and its companions; in the bundle each is
+        "model" + suffix for the first, "model_PRECISION" + suffix for the others.
+        """
         ...
 
     def runtime_files(self, arch: str, store: Store) -> Mapping[str, Path]:
@@ -106,8 +156,12 @@ class Backend(Protocol):
         """What a link has to run for one measurement on ``inputs``, arrays as the artifact stores them."""
         ...
 
-    def parse(self, stdout: str) -> Mapping[str, Any]:
-        """The runner's own report: runs_ms, load_ms, peak_rss_kb, events."""
+    def parse(self, stdout: str, outputs: Mapping[str, bytes] | None = None) -> Mapping[str, Any]:
+        """The runner's own report: runs_ms, load_ms, peak_rss_kb and, when it was asked for, "ops".
+
+        "ops" has one {"name", "us"} per operator in execution order, of one inference. ``outputs`` are the
+        files that the runner wrote, for runtimes whose profile is one of them. Raises DeviceError.
+        """
         ...
 
     def read_outputs(self, artifact: Artifact, files: Sequence[bytes]) -> list[Array]:

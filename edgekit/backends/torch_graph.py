@@ -1,0 +1,117 @@
+"""The graph of a torch module as torch.export sees it: what preflight checks of all backends look at."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgekit.types import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchOp:
+    """One operator call: "aten.convolution.default", the module that made it and what it returns.
+
+    ``where`` is the module's path ("features.3.conv", "" at the top), ``module_type`` its class,
+    ``line`` the innermost line of the user's own code ("net.py:41"), "" when torch recorded none.
+    ``shapes`` and ``dtypes`` are those of the returned tensors, ``input_dtypes`` of the tensor arguments.
+    """
+
+    op: str
+    where: str
+    module_type: str
+    line: str
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    input_dtypes: tuple[str, ...]
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchGraph:
+    """Operators in execution order; ``program`` is the torch.export.ExportedProgram they come from.
+
+    ``error`` says why torch.export refused the module; ``ops`` is empty and ``program`` None then.
+    """
+
+    ops: tuple[TorchOp, ...] = ()
+    program: Any = None
+    error: str | None = None
+
+
+def trace(module: torch.nn.Module, sample: Sequence[Array]) -> TorchGraph:
+    """Export ``module`` (eval mode, static shapes) on one sample in source layout. Never raises."""
+    import numpy as np
+    import torch
+
+    inputs = tuple(torch.from_numpy(np.array(x)) for x in sample)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, inputs, strict=False)
+    except Exception as exc:  # torch.export raises whatever the user's forward meets
+        return TorchGraph(error=_reason(exc))
+    nodes = [n for n in program.graph.nodes if n.op == "call_function"]
+    return TorchGraph(ops=tuple(_op(n) for n in nodes), program=program)
+
+
+def _op(node: Any) -> TorchOp:
+    where, kind = _module_of(node)
+    return TorchOp(
+        op=str(node.target),
+        where=where,
+        module_type=kind,
+        line=_user_line(node.meta.get("stack_trace") or ""),
+        shapes=tuple(tuple(_dim(d) for d in t.shape) for t in _tensors(node.meta.get("val"))),
+        dtypes=tuple(str(t.dtype).removeprefix("torch.") for t in _tensors(node.meta.get("val"))),
+        input_dtypes=tuple(
+            str(t.dtype).removeprefix("torch.")
+            for n in node.all_input_nodes
+            for t in _tensors(n.meta.get("val"))
+        ),
+        target=node.target,
+        args=tuple(node.args),
+        kwargs=dict(node.kwargs),
+    )
+
+
+def _module_of(node: Any) -> tuple[str, str]:
+    """Path and class name of the innermost module: nn_module_stack maps keys to (path, class)."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    if not stack:
+        return "", ""
+    path, kind = stack[-1]
+    name = kind if isinstance(kind, str) else kind.__name__
+    return str(path).removeprefix("L['self']").lstrip("."), name.rpartition(".")[2]
+
+
+def _user_line(trace: str) -> str:
+    """The innermost frame outside torch: lines look like \'File "/x/net.py", line 41, in forward\'."""
+    frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    for frame in reversed(frames):
+        path, _, rest = frame.removeprefix("File ").partition(", line ")
+        path = path.strip('"')
+        if "/torch/" not in path:
+            return f"{path.rpartition('/')[2]}:{rest.partition(',')[0]}"
+    return ""
+
+
+def _tensors(value: Any) -> list[Any]:
+    found = value if isinstance(value, (list, tuple)) else [value]
+    return [t for t in found if hasattr(t, "dtype") and hasattr(t, "shape")]
+
+
+def _dim(size: Any) -> int:
+    return size if isinstance(size, int) else -1
+
+
+def _reason(exc: Exception) -> str:
+    line = next((text.strip() for text in str(exc).splitlines() if text.strip()), "")
+    return f"{type(exc).__name__}: {line}"[:300]
