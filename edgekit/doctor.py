@@ -15,6 +15,10 @@ from typing import Literal
 from edgekit.store import Store
 
 _APT = "apt-get install --no-install-recommends"
+_EXTRAS = {
+    "openvino": "the target onnx/openvino",
+    "litert-torch": "TFLite files of models that onnx2tf does not take",
+}
 _FREE_BYTES = 5_000_000_000
 _FIRST_WITHOUT_API_1 = 9  # major version of QEMU
 
@@ -33,7 +37,7 @@ class Finding:
 
 def examine(store: Store) -> list[Finding]:
     """Look at Python, packages, compilers, emulator and disk. Changes nothing and needs no network."""
-    return [_python(), *_packages(), _host_compiler(), *_emulation(), _disk(store)]
+    return [_python(), *_packages(), *_extras(), *_compilers(), *_emulation(), _disk(store)]
 
 
 def _python() -> Finding:
@@ -74,8 +78,39 @@ def _packages() -> list[Finding]:
     return findings
 
 
-def _host_compiler() -> Finding:
-    return _program(("cc", "gcc"), "C compiler", "--device local, and counting instructions", "gcc libc6-dev")
+def _extras() -> list[Finding]:
+    """Packages that only some targets need, as edgekit's optional dependencies name them."""
+    from packaging.requirements import Requirement
+
+    findings = []
+    for extra, purpose in _EXTRAS.items():
+        wanted = [Requirement(text) for text in metadata.requires("edgekit") or []]
+        chosen = [r for r in wanted if r.marker is not None and r.marker.evaluate({"extra": extra})]
+        for requirement in chosen:
+            try:
+                version = metadata.version(requirement.name)
+            except metadata.PackageNotFoundError:
+                version = None
+            fits = version is not None and requirement.specifier.contains(version, prereleases=True)
+            findings.append(
+                Finding(
+                    name=requirement.name,
+                    state="ok" if fits else ("missing" if version is None else "wrong"),
+                    detail=version or "not installed",
+                    needed_for=purpose,
+                    required=False,
+                    mend="" if fits else f'{Path(sys.executable).name} -m pip install "edgekit[{extra}]"',
+                )
+            )
+    return findings
+
+
+def _compilers() -> list[Finding]:
+    local = "--device local, and counting instructions"
+    return [
+        _program(("cc", "gcc"), "C compiler", local, "gcc libc6-dev"),
+        _program(("c++", "g++"), "C++ compiler", "ExecuTorch files with --device local", "g++"),
+    ]
 
 
 def _emulation() -> list[Finding]:
@@ -85,6 +120,14 @@ def _emulation() -> list[Finding]:
             ("aarch64-linux-gnu-gcc",), "arm64 C compiler", "--device emulator", "gcc-aarch64-linux-gnu"
         ),
     ]
+    found.append(
+        _program(
+            ("aarch64-linux-gnu-g++",),
+            "arm64 C++ compiler",
+            "ExecuTorch files on the emulator",
+            "g++-aarch64-linux-gnu",
+        )
+    )
     found.append(_counting())
     libc = Path("/usr/aarch64-linux-gnu/lib/libc.so.6").exists()
     headers = Path("/usr/aarch64-linux-gnu/include/stdio.h").exists()

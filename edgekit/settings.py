@@ -81,7 +81,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             parse=_number(0.0, 1.0), default=0.7, help="weight of the original's outputs against the labels"
         ),
         "quantize.precision": Setting(
-            parse=_auto(_choice("int8", "dynamic", "fp16", "float32")),
+            parse=_auto(_choice("int8", "int16x8", "dynamic", "fp16", "float32")),
             default=None,
             help="precision of the file; auto lets the planner choose",
         ),
@@ -92,7 +92,9 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             parse=_flag, default=True, help="one weight scale per output channel"
         ),
         "quantize.io": Setting(
-            parse=_choice("float", "int8"), default="float", help="type of the file's inputs and outputs"
+            parse=_auto(_choice("float", "int8")),
+            default=None,
+            help="type of the file's inputs and outputs; auto is float, and int8 for NNAPI",
         ),
         "calib.samples": Setting(
             parse=_number(1, 100_000, int), default=200, help="most calibration samples"

@@ -253,6 +253,8 @@ class Plan:
     gates: tuple[Gate, ...]
     rejected: tuple[Rejected, ...]
     warnings: tuple[str, ...] = ()
+    companions: tuple[Scheme, ...] = ()
+    """Further precisions of the model in the same bundle."""
 
     def step(self, name: str) -> PlanStep | None:
         """The step of that name, or None when the plan has none."""

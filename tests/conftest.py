@@ -223,26 +223,33 @@ class Exported:
 
 
 @pytest.fixture(scope="session")
-def export_tiny(tiny_model_dir: Path) -> Callable[[str], Exported]:
-    """The tiny model exported by the backend of a runtime, once per session."""
+def export_tiny(tiny_model_dir: Path) -> Callable[..., Exported]:
+    """The tiny model exported by the backend of a runtime for a delegate, once per session."""
     from edgekit.backends import get_backend
     from edgekit.sources.data import load_data
     from edgekit.sources.models import load_model
     from edgekit.store import Store
     from edgekit.types import Scheme, ignore_events
 
-    made: dict[str, Exported] = {}
+    made: dict[tuple[str, str], Exported] = {}
 
-    def export(runtime: str) -> Exported:
-        if runtime not in made:
+    def export(runtime: str, delegate: str = "") -> Exported:
+        if (runtime, delegate) not in made:
             backend, store, entry = get_backend(runtime), Store(), tiny_model_dir / "model.py"
             data = load_data(f"{entry}:eval", role="eval")
             model = load_model(f"{entry}:net", calib=data)
             samples = [[data.inputs[0][i : i + 1]] for i in range(len(data))]
             artifact = backend.export(
-                model.module, model.spec, samples[:4], store=store, scheme=Scheme(), emit=ignore_events
+                model.module,
+                model.spec,
+                samples[:4],
+                store=store,
+                scheme=Scheme(delegate=delegate),
+                emit=ignore_events,
             )
-            made[runtime] = Exported(backend, artifact, model.module, model.spec, samples, data.labels, store)
-        return made[runtime]
+            made[runtime, delegate] = Exported(
+                backend, artifact, model.module, model.spec, samples, data.labels, store
+            )
+        return made[runtime, delegate]
 
     return export

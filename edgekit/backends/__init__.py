@@ -5,6 +5,12 @@ from __future__ import annotations
 from edgekit.backends.base import Backend
 from edgekit.errors import Unsupported
 
+RUNTIME_OF = {"tflite": "tflite", "pte": "executorch", "onnx": "onnx", "torchscript": "torchscript"}
+"""Which runtime runs an artifact, by ``Artifact.format``."""
+
+SUFFIX_OF = {"tflite": ".tflite", "pte": ".pte", "onnx": ".onnx", "torchscript": ".pt"}
+"""How the name of a model file ends, by ``Artifact.format``."""
+
 RUNTIMES = ("tflite",)
 
 
@@ -31,4 +37,4 @@ def get_backend(runtime: str) -> Backend:
     )
 
 
-__all__ = ["RUNTIMES", "Backend", "get_backend"]
+__all__ = ["RUNTIMES", "RUNTIME_OF", "SUFFIX_OF", "Backend", "get_backend"]

@@ -12,6 +12,7 @@ from edgekit.types import (
     Emit,
     ModelSpec,
     OpCoverage,
+    Precision,
     Problem,
     RunProtocol,
     Scheme,
@@ -104,7 +105,11 @@ class Backend(Protocol):
         ...
 
     def check(self, artifact: Artifact, scheme: Scheme) -> tuple[Mapping[str, float], list[str]]:
-        """Facts read from the file itself (share of int8 operators, transposes) and complaints."""
+        """Facts read from the file itself and complaints: where it is not what ``scheme`` asked for.
+
+        Facts hold at least "ops" and "transposes" (counts) and "int8_share" (percent of the arithmetic
+        operators that compute in int8).
+        """
         ...
 
     def open_file(self, path: Path) -> Artifact:
@@ -112,6 +117,11 @@ class Backend(Protocol):
 
         Raises UserError for a damaged file or one of another format, Unsupported for one that cannot be run.
         """
+        ...
+
+    def tolerance(self, precision: Precision) -> tuple[float, float]:
+        """How far two machines may differ on one file: a share of the output's largest value, and a share
+        of each value. (0, 0) is bit for bit."""
         ...
 
     def divergence(

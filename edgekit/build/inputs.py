@@ -11,8 +11,9 @@ import numpy as np
 
 from edgekit.errors import UserError
 from edgekit.plan import DataFacts, Request
+from edgekit.plan.request import HELD_BACK_FROM
 from edgekit.settings import resolved
-from edgekit.types import Emit, Event, ModelSpec, Preprocessing, Task, ignore_events
+from edgekit.types import Emit, Event, ModelSpec, Preprocessing, Task, TensorSpec, ignore_events
 
 if TYPE_CHECKING:
     from edgekit.profiles.schema import DeviceProfile
@@ -31,6 +32,8 @@ class Sources:
     model: str | None = None
     weights: Path | None = None
     input_shapes: tuple[tuple[int, ...], ...] | None = None
+    input_dtypes: tuple[str | None, ...] | None = None
+    """Types of the inputs by numpy names, None where the data or the file says it, or for float32."""
     calib: str | None = None
     eval: str | None = None
     train: str | None = None
@@ -77,14 +80,20 @@ class Inputs:
             return data.inputs, data.labels, "eval"
         if "calib" in self.datas:
             data = self.datas["calib"]
-            held = np.arange(len(data))[4::5] if len(data) >= 5 else np.arange(len(data))
+            held = np.arange(len(data))[4::5] if len(data) >= HELD_BACK_FROM else np.arange(len(data))
             return tuple(x[held] for x in data.inputs), None, "held-back calibration"
         rng = np.random.default_rng(seed)
-        random = tuple(
-            rng.standard_normal((_RANDOM_SAMPLES, *t.shape[1:])).astype(t.dtype)
-            for t in self.model.spec.inputs
-        )
-        return random, None, "random"
+        return tuple(_random(rng, t) for t in self.model.spec.inputs), None, "random"
+
+
+def _random(rng: np.random.Generator, tensor: TensorSpec) -> Array:
+    """Seeded samples of an input: standard normal, or indices that every table has."""
+    from edgekit.sources.inspection import INDEX_LIMIT
+
+    shape = (_RANDOM_SAMPLES, *tensor.shape[1:])
+    if np.dtype(tensor.dtype).kind in "iu":
+        return rng.integers(0, INDEX_LIMIT, shape).astype(tensor.dtype)
+    return rng.standard_normal(shape).astype(tensor.dtype)
 
 
 def samples_of(inputs: tuple[Array, ...]) -> list[list[Array]]:
@@ -97,6 +106,7 @@ def load_inputs(
 ) -> Inputs:
     """Load profile, data and model, in the order in which mistakes are cheapest to find."""
     from edgekit.profiles.loader import load_profile
+    from edgekit.sources.arrays import with_dtypes
     from edgekit.sources.checks import check_data
     from edgekit.sources.models import load_model
     from edgekit.sources.splits import check_disjoint, check_sources, split_calibration
@@ -117,7 +127,7 @@ def load_inputs(
     warnings: list[str] = []
     emit(Event(kind="step_started", step="load"))
     for role in specs:
-        datas[role] = _load_role(role, specs[role], sources, limit if role == "calib" else None)
+        datas[role] = load_role(role, specs[role], sources, limit if role == "calib" else None)
     datas, notes = check_disjoint(datas, allow_overlap=sources.allow_overlap)
     warnings += notes
     if "train" in datas and "calib" not in datas:
@@ -129,11 +139,18 @@ def load_inputs(
         sources.model,
         weights=sources.weights,
         input_shapes=sources.input_shapes,
+        input_dtypes=sources.input_dtypes,
         calib=example,
         task=sources.task,
     )
-    _check_batch(model.spec)
+    check_batch(model.spec)
     model = _described(model, datas.values())
+    datas = {role: with_dtypes(d, [t.dtype for t in model.spec.inputs]) for role, d in datas.items()}
+    indices = [t.name for t in model.spec.inputs if np.dtype(t.dtype).kind in "iu"]
+    if indices and not datas:
+        warnings.append(
+            f"no data says which integers {', '.join(indices)} takes: the files are checked with 0 and 1 only"
+        )
     reference = datas.get("eval") or datas.get("train")
     for role, data in datas.items():
         other = reference if role == "calib" else None
@@ -149,7 +166,8 @@ def load_inputs(
     )
 
 
-def _check_batch(spec: ModelSpec) -> None:
+def check_batch(spec: ModelSpec) -> None:
+    """Raise UserError when an input of the model takes more than one sample, or none, at a time."""
     for tensor in spec.inputs:
         if tensor.shape[:1] != (1,):
             one = ",".join(map(str, (1, *tensor.shape[1:])))
@@ -160,7 +178,8 @@ def _check_batch(spec: ModelSpec) -> None:
             )
 
 
-def _load_role(role: Any, spec: str, sources: Sources, limit: int | None) -> Data:
+def load_role(role: Any, spec: str, sources: Sources, limit: int | None) -> Data:
+    """One data set of ``sources``, at most ``limit`` samples. Raises DataError."""
     from edgekit.sources.data import load_data
 
     shapes = sources.input_shapes

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.backends import Backend
+from edgekit.backends.onnx_export import tool_versions
 from edgekit.build.inputs import Inputs, samples_of
 from edgekit.build.runner import Runner, artifact_from_json, artifact_to_json
 from edgekit.errors import ParityError, StepFailed
+from edgekit.plan.request import CALIBRATED
 from edgekit.store import digest_json
 from edgekit.types import Artifact, Plan, Scheme
 from edgekit.verify import accuracy, numerics, reference
@@ -20,6 +22,8 @@ from edgekit.verify import accuracy, numerics, reference
 if TYPE_CHECKING:
     from edgekit.types import Array
 
+_SOURCE_TOOLS = ("torch", "onnxruntime", "numpy")
+"""What the outputs of the source itself depend on."""
 _PARITY_SAMPLES = 8
 _UNIT_SAMPLES = 16
 
@@ -42,6 +46,11 @@ def check_finite(outputs: Sequence[Array], whose: str, *, hint: str) -> None:
         if not good.all():
             bad = int(np.argmin(good))
             raise StepFailed(f"{whose} gives NaN or infinity in output {i} for sample {bad}", hint=hint)
+
+
+def intermediates(artifact: Artifact) -> list[str]:
+    """Digests of the files on the way to an artifact that its backend keeps in the store."""
+    return [str(v) for k, v in artifact.meta.items() if k.endswith("_sha256") and v]
 
 
 class Lowering:
@@ -68,7 +77,7 @@ class Lowering:
             sha = self.runner.put_arrays(outputs)
             return {"objects": [sha], "outputs": sha}
 
-        key = {"model": sha256, "samples": self._samples_digest, "tools": self.backend.tools()}
+        key = {"model": sha256, "samples": self._samples_digest, "tools": tool_versions(*_SOURCE_TOOLS)}
         return self.runner.get_arrays(self.runner.run(name, key, work)["outputs"])
 
     def convert(
@@ -83,6 +92,7 @@ class Lowering:
         assert step is not None
         limit = float(step.config["parity_limit"])
         first = [x[:_PARITY_SAMPLES] for x in self.samples]
+        scheme = Scheme(keep_nchw=bool(step.config["keep_nchw"]), delegate=self.plan.delegate)
 
         def work() -> dict[str, Any]:
             store = self.runner.store
@@ -91,22 +101,22 @@ class Lowering:
                 self.inputs.model.spec,
                 samples_of(tuple(first)),
                 store=store,
-                scheme=Scheme(keep_nchw=bool(step.config["keep_nchw"])),
+                scheme=scheme,
                 emit=self.runner.emit,
             )
-            onnx_path = store.get(str(artifact.meta["onnx_sha256"]))
             want = [e[:_PARITY_SAMPLES] for e in expected]
-            onnx = numerics.closeness(want, reference.run_onnx(onnx_path, first))
+            onnx = None
+            if "onnx_sha256" in artifact.meta:
+                onnx_path = store.get(str(artifact.meta["onnx_sha256"]))
+                onnx = numerics.closeness(want, reference.run_onnx(onnx_path, first))
             final = numerics.closeness(want, reference.run_session(self.backend.session(artifact), first))
             for stage, close in (("ONNX", onnx), ("float32 file", final)):
-                if not close.max_rel <= limit:
-                    raise self._parity_error(
-                        stage, close.max_rel, limit, onnx_path, artifact, [x[:1] for x in first]
-                    )
+                if close is not None and not close.max_rel <= limit:
+                    raise self._parity_error(stage, close.max_rel, limit, artifact, [x[:1] for x in first])
             return {
-                "objects": [artifact.sha256, artifact.meta["onnx_sha256"], artifact.meta["log_sha256"]],
+                "objects": [artifact.sha256, *intermediates(artifact)],
                 "artifact": artifact_to_json(artifact),
-                "onnx": asdict(onnx),
+                "onnx": None if onnx is None else asdict(onnx),
                 "float": asdict(final),
             }
 
@@ -114,6 +124,8 @@ class Lowering:
             "model": sha256,
             "samples": self._samples_digest,
             "expected": digest_arrays([e[:_PARITY_SAMPLES] for e in expected]),
+            "backend": self.backend.name,
+            "scheme": scheme,
             "config": step.config,
             "tools": self.backend.tools(),
         }
@@ -121,18 +133,12 @@ class Lowering:
         return artifact_from_json(result["artifact"], self.runner.store), result
 
     def _parity_error(
-        self, stage: str, error: float, limit: float, onnx_path: Path, artifact: Artifact, sample: list[Array]
+        self, stage: str, error: float, limit: float, artifact: Artifact, sample: list[Array]
     ) -> ParityError:
-        where = ""
+        found = None
         if stage != "ONNX":
-            from edgekit.backends.tflite.divergence import first_divergence
-
-            found = first_divergence(onnx_path, artifact, sample, tolerance=limit)
-            if found is not None:
-                where = (
-                    f"; the first layer that differs is {found.unit} "
-                    f"(ONNX {found.onnx_node}, {found.error:.2g})"
-                )
+            found = self.backend.divergence(artifact, sample, tolerance=limit, store=self.runner.store)
+        where = f"; the first layer that differs is {found}" if found else ""
         return ParityError(
             f"the {stage} differs from the torch model by {error:.2g} relative (limit {limit:g}){where}",
             hint="the conversion is wrong for this model; nothing was written",
@@ -161,9 +167,10 @@ class Lowering:
             "converted: use torch.where instead; nothing was written",
         )
 
-    def quantize(self, artifact: Artifact) -> tuple[Artifact, Mapping[str, Any]]:
-        """The file in the plan's precision."""
-        scheme = self.plan.scheme
+    def quantize(
+        self, artifact: Artifact, scheme: Scheme, name: str = "quantize"
+    ) -> tuple[Artifact, Mapping[str, Any]]:
+        """The file in the precision of ``scheme``, and its meta."""
         if scheme.precision == "float32":
             return artifact, {}
         calib = self.inputs.datas.get("calib")
@@ -178,16 +185,17 @@ class Lowering:
                 store=self.runner.store,
                 emit=self.runner.emit,
             )
-            return {"objects": [made.sha256], "artifact": artifact_to_json(made)}
+            return {"objects": [made.sha256, *intermediates(made)], "artifact": artifact_to_json(made)}
 
         key = {
+            "backend": self.backend.name,
             "artifact": artifact.sha256,
             "scheme": scheme,
             "refit": refit,
-            "calib": calib.sha256 if calib is not None and scheme.precision == "int8" else None,
+            "calib": calib.sha256 if calib is not None and scheme.precision in CALIBRATED else None,
             "tools": self.backend.tools(),
         }
-        result = self.runner.run("quantize", key, work)
+        result = self.runner.run(name, key, work)
         made = artifact_from_json(result["artifact"], self.runner.store)
         return made, made.meta
 
@@ -227,11 +235,30 @@ class Lowering:
             "float": float_file.sha256,
             "final": final.sha256,
             "samples": self._samples_digest,
-            "delegate": target.delegate,
+            "backend": self.backend.name,
             "scheme": self.plan.scheme,
             "tools": self.backend.tools(),
         }
         return self.runner.run("verify", key, work)
+
+    def companion(self, float_file: Artifact, scheme: Scheme) -> tuple[Artifact, list[Array]]:
+        """A further file of the model and its outputs on all verification samples."""
+        made, _ = self.quantize(float_file, scheme, f"quantize {scheme.precision}")
+
+        def work() -> dict[str, Any]:
+            outputs = reference.run_session(self.backend.session(made), self.samples)
+            check_finite(outputs, f"the {scheme.precision} file", hint="values do not fit this precision")
+            sha = self.runner.put_arrays(outputs)
+            return {"objects": [sha], "outputs": sha}
+
+        key = {
+            "backend": self.backend.name,
+            "file": made.sha256,
+            "samples": self._samples_digest,
+            "tools": self.backend.tools(),
+        }
+        result = self.runner.run(f"verify {scheme.precision}", key, work)
+        return made, self.runner.get_arrays(str(result["outputs"]))
 
     def _units(self, float_file: Artifact, final: Artifact) -> list[dict[str, Any]]:
         units = self.backend.units(final)

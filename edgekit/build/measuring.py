@@ -57,7 +57,8 @@ def measure(
 ) -> tuple[list[Measurement], Mapping[str, Any]]:
     """Measure "baseline" and "final" on one sample; compare the outputs with this host's.
 
-    Returns the measurements and, by subject, {"identical": bool, "max_abs": float}. Latency is not
+    Returns the measurements and, by subject, {"identical": bool, "within": bool, "max_abs": float}, where
+    "within" is the backend's tolerance between machines. Latency is not
     repeatable and therefore measured anew each time; counts come from the cache.
     """
 
@@ -74,6 +75,7 @@ def measure(
         result: Mapping[str, Any] = work()
     else:
         key = {
+            "backend": backend.name,
             "files": {s: a.sha256 for s, a in files.items()},
             "profile": profile.slice("cores", "caches", "memory", "emulator"),
             "device": link.facts(),
@@ -123,12 +125,15 @@ def _one(
 def _compare(backend: Backend, artifact: Artifact, samples: Sequence[Array], done: Bench) -> dict[str, Any]:
     session = backend.session(artifact)
     here = session.run_raw(session.encode(samples))
-    worst = max(
-        float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
-        for a, b in zip(here, done.outputs, strict=True)
-    )
+    share, relative = backend.tolerance(artifact.precision)
+    worst, within = 0.0, True
+    for a, b in zip(here, done.outputs, strict=True):
+        wide, other = a.astype(np.float64), b.astype(np.float64)
+        distance, size = np.abs(wide - other), np.abs(wide)
+        worst = max(worst, float(distance.max(initial=0.0)))
+        within &= bool((distance <= share * size.max(initial=0.0) + relative * size).all())
     identical = all(np.array_equal(a, b) for a, b in zip(here, done.outputs, strict=True))
-    return {"identical": identical, "max_abs": worst}
+    return {"identical": identical, "within": within, "max_abs": worst}
 
 
 def _pair(value: Sequence[float] | None) -> tuple[float, float] | None:

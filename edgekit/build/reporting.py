@@ -55,7 +55,7 @@ class Made:
         if name == "output_sqnr":
             if self.samples_from == "random":
                 return None
-            return _worst_sqnr(self.original, self.outputs)
+            return worst_sqnr(self.original, self.outputs)
         if name == "int8_share":
             return float(self.verified["facts"]["int8_share"])
         if name == "file_size":
@@ -164,7 +164,8 @@ def _numerics(made: Made) -> list[dict[str, Any]]:
     rows = []
     if made.compressed.changed:
         rows.append(_row(source, "original torch model", closeness(made.original, made.changed)))
-    rows.append(_row("ONNX", source, made.parity["onnx"]))
+    if made.parity["onnx"] is not None:
+        rows.append(_row("ONNX", source, made.parity["onnx"]))
     rows.append(_row("float32 file", source, closeness(made.changed, made.float_outputs)))
     if made.final.sha256 != made.float_file.sha256:
         rated = [u for u in made.verified["units"] if u["sqnr_db"] is not None]
@@ -228,7 +229,7 @@ def _pruning(made: Made) -> dict[str, Any] | None:
     }
 
 
-def _worst_sqnr(reference: Sequence[Array], got: Sequence[Array]) -> float | None:
+def worst_sqnr(reference: Sequence[Array], got: Sequence[Array]) -> float | None:
     """SQNR of the worst output in dB; None when one of them has none (see :class:`Closeness`).
 
     Not over all outputs together: there, large values of one would hide that another is wrong.

@@ -40,7 +40,17 @@ class Runner:
     store: Store
     emit: Emit
     seed: int
+    label: str = ""
+    """Stands before the names of steps in events, where several targets are built in one go."""
     outcomes: list[Outcome] = field(default_factory=list)
+
+    def labelled(self, label: str) -> Runner:
+        """A runner over the same store that has run nothing yet."""
+        return Runner(self.store, self.emit, self.seed, label)
+
+    def shown(self, name: str) -> str:
+        """The name of a step as events have it."""
+        return f"{self.label}: {name}" if self.label else name
 
     def run(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[], dict[str, Any]]
@@ -54,7 +64,7 @@ class Runner:
         key = digest_json(
             {"step": name, "edgekit": source_digest(), "seed": self.seed, "inputs": to_json(inputs)}
         )
-        self.emit(Event(kind="step_started", step=name))
+        self.emit(Event(kind="step_started", step=self.shown(name)))
         start = time.perf_counter()
         result = self.store.load_step(key)
         cached = result is not None
@@ -73,7 +83,8 @@ class Runner:
             peak_rss_bytes=peak_rss(),
         )
         self.outcomes.append(outcome)
-        self.emit(Event(kind="step_finished", step=name, data={"seconds": outcome.seconds, "cached": cached}))
+        data = {"seconds": outcome.seconds, "cached": cached}
+        self.emit(Event(kind="step_finished", step=self.shown(name), data=data))
         return result
 
     def put_arrays(self, arrays: Sequence[Array]) -> str:

@@ -11,6 +11,8 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_INPUT_DTYPES = ("float32", "int64", "int32")
+
 
 class _Finite(click.FloatRange):
     """A number within limits; nan is within any limits for click, since it compares with none."""
@@ -29,10 +31,11 @@ _OPTIONS = [
     ),
     click.option(
         "--target",
-        default="auto",
+        default="preferred",
         show_default=True,
-        metavar="RUNTIME",
-        help="Runtime to build for, such as tflite; auto takes the profile's first that works.",
+        metavar="RUNTIME|auto|all",
+        help="Runtime to build for, such as tflite or onnx/tensorrt; preferred is the profile's first that "
+        "works, auto builds all and keeps the fastest that passes the gates, all keeps every one.",
     ),
     click.option(
         "--weights",
@@ -44,7 +47,7 @@ _OPTIONS = [
         "input_shapes",
         multiple=True,
         metavar="1,3,224,224",
-        help="Shape of an input, batch first; once for each input.",
+        help="Shape of an input, batch first; once for each input. Token ids and other indices: 1,16:int64.",
     ),
     click.option("--calib", metavar="SRC", help="Calibration data for int8; labels are not used."),
     click.option("--eval", "evaluation", metavar="SRC", help="Labelled data on which accuracy is measured."),
@@ -104,16 +107,26 @@ def _finite(text: str) -> tuple[float, ...]:
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """ "1,3,32,32" as a shape; "1x3x32x32" too."""
+    """ "1,3,32,32" as a shape; "1x3x32x32" too. A type behind it is checked and left out."""
+    return parse_input(text)[0]
+
+
+def parse_input(text: str) -> tuple[tuple[int, ...], str | None]:
+    """ "1,16:int64" as a shape and a type; None for the type where none is given."""
+    dimensions, colon, dtype = text.partition(":")
+    if colon and dtype not in _INPUT_DTYPES:
+        raise click.BadParameter(
+            f"{text!r}: the type is one of {', '.join(_INPUT_DTYPES)}", param_hint="--input-shape"
+        )
     try:
-        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+        shape = tuple(int(part) for part in dimensions.replace("x", ",").split(","))
     except ValueError:
         raise click.BadParameter(
             f"{text!r} is not a shape such as 1,3,224,224", param_hint="--input-shape"
         ) from None
     if not shape or min(shape) < 1:
         raise click.BadParameter(f"{text!r}: every dimension must be at least 1", param_hint="--input-shape")
-    return shape
+    return shape, dtype or None
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:
@@ -164,6 +177,7 @@ def to_request(options: dict[str, Any]) -> tuple[Any, Any]:
         model=options["model"],
         weights=options["weights"],
         input_shapes=tuple(parse_shape(s) for s in options["input_shapes"]) or None,
+        input_dtypes=tuple(parse_input(s)[1] for s in options["input_shapes"]) or None,
         calib=options["calib"],
         eval=options["evaluation"],
         train=options["train"],

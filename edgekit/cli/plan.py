@@ -21,8 +21,11 @@ def plan(as_json: bool, seed: int, profile: str, **options: Any) -> None:
 
     sources, request = to_request(options)
     with progress() as emit:
-        inputs, made = plan_build(sources, profile, request, seed=seed, emit=emit)
+        inputs, plans = plan_build(sources, profile, request, seed=seed, emit=emit)
     if as_json:
-        print_json(to_json(made) | {"input_warnings": list(inputs.warnings)})
+        shown = [to_json(p) | {"input_warnings": list(inputs.warnings)} for p in plans]
+        print_json(shown[0] if len(shown) == 1 else shown)
         return
-    print_rows([*explain(made), *(("warning", w) for w in inputs.warnings)])
+    for made in plans:
+        print_rows(list(explain(made)))
+    print_rows([("warning", w) for w in inputs.warnings])

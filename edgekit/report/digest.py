@@ -27,6 +27,8 @@ def report_digest(report: Mapping[str, Any]) -> str:
     kept["model"] = _without(kept.get("model"), "source")
     kept["data"] = {k: _without(v, "source") for k, v in (kept.get("data") or {}).items()}
     kept["measurements"] = [_stable_measurement(m) for m in kept.get("measurements", ())]
+    if "targets" in kept:
+        kept["targets"] = [_stable_target(row) for row in kept["targets"]]
     kept["gates"] = [_stable_gate(g) for g in kept.get("gates", ())]
     return digest_json(_canonical(kept))
 
@@ -41,6 +43,11 @@ def _stable_gate(gate: Mapping[str, Any]) -> dict[str, Any]:
     if _is_volatile(gate["name"], gate["unit"], {}):
         return _without(gate, "measured", "passed")
     return dict(gate)
+
+
+def _stable_target(row: Mapping[str, Any]) -> dict[str, Any]:
+    counted = row["cost_basis"] == "instructions per inference"
+    return _without(row, "latency_ms", *(() if counted else ("cost",)))
 
 
 def _is_volatile(name: str, unit: str, detail: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.report.headline import cards, gate_text, precision_of, status_of
+from edgekit.report.targets import target_lines
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -23,5 +24,6 @@ def summary_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     for gate in report["gates"]:
         mark = {True: "passed", False: "FAILED", None: "NOT MEASURED"}[gate["passed"]]
         lines.append(("Gate", f"{mark}: {gate_text(gate)}"))
+    lines += target_lines(report)
     lines += [("Warning", w) for w in report["warnings"]]
     return lines

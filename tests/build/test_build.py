@@ -24,7 +24,7 @@ from edgekit.settings import parse_settings
 from edgekit.store import Store, digest_file
 from edgekit.types import Event
 
-STEPS = ["baseline", "convert", "quantize", "verify", "measure", "golden samples"]
+STEPS = ["preflight", "baseline", "convert", "quantize", "verify", "measure", "golden samples"]
 
 
 def measured(report: dict[str, Any], metric: str, subject: str = "final") -> dict[str, Any] | None:
@@ -63,7 +63,7 @@ class TestFinished:
             sum(u["macs"] for u in report["units"]) == report["macs"]["final"] == report["macs"]["baseline"]
         )
         assert report["coverage"]["int8_share"] == 100.0
-        assert [s["name"] for s in report["stages"]] == STEPS[:-1]
+        assert [s["name"] for s in report["stages"]] == STEPS
         assert report["calibration"]["chosen"] in ("minmax", "mse")
 
     def test_its_accuracy_is_the_models_own(self, tiny_build: Any, export_tiny: Callable[..., Any]) -> None:
@@ -196,7 +196,7 @@ class TestParity:
                 assert f"the first layer that differs is {layer} " in str(caught.value)
                 assert "float32 file differs from the torch model" in str(caught.value)
         assert not out.exists()
-        assert store.usage().steps == 1, "the outputs of the original, and nothing of the failed conversion"
+        assert store.usage().steps == 2, "preflight, the outputs of the original, nothing of the failed conversion"
 
     def test_rounding_is_no_difference(
         self,
@@ -292,7 +292,7 @@ def small_disk(tmp_path: Path) -> Any:
 
 def test_planning_runs_no_step(tiny_build: Any) -> None:
     before = tiny_build.store.usage()
-    inputs, plan = plan_build(tiny_build.sources, "pi4", Request())
+    inputs, (plan,) = plan_build(tiny_build.sources, "pi4", Request())
     assert plan.scheme.precision == "int8" and inputs.facts().eval == 150
     assert tiny_build.store.usage() == before
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from edgekit.errors import Unsupported, UserError
-from edgekit.plan import DataFacts, Request, explain, make_plan
+from edgekit.plan import ALL, AUTO, DataFacts, Request, explain, make_plan, make_plans
 from edgekit.profiles.loader import load_profile
 from edgekit.settings import parse_settings
-from edgekit.types import Gate, ModelSpec, Plan, to_json
+from edgekit.types import Gate, ModelSpec, Plan, Problem, to_json
 
 Situations = dict[str, DataFacts]
 
@@ -198,25 +198,61 @@ class TestContradictions:
 
 
 class TestTargets:
-    @pytest.mark.parametrize(
-        ("profile", "reasons"),
-        [
-            ("android_gpu", ["tflite/gpu", "delegate 'gpu' is not supported yet"]),
-            ("android_nnapi", ["tflite/nnapi", "delegate 'nnapi' is not supported yet"]),
-            ("jetson_nano", ["onnx/tensorrt", "no onnx backend"]),
-            ("jetson_xavier_nx", ["onnx/tensorrt", "no onnx backend"]),
-            ("jetson_orin_nano", ["onnx/tensorrt", "no onnx backend"]),
-            ("jetson_orin_nx", ["onnx/tensorrt", "no onnx backend"]),
-            ("jetson_agx_orin", ["onnx/tensorrt", "no onnx backend"]),
-        ],
-    )
-    def test_what_needs_another_backend_says_so(
-        self, model: ModelSpec, situations: Situations, profile: str, reasons: list[str]
+    def test_a_runtime_without_backend_says_so(
+        self, model: ModelSpec, situations: Situations, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with pytest.raises(Unsupported, match=profile) as caught:
-            plan_for(model, situations["calib_eval"], profile=profile)
+        monkeypatch.setattr("edgekit.plan.RUNTIMES", ("tflite",))
+        with pytest.raises(Unsupported, match="jetson_nano") as caught:
+            plan_for(model, situations["calib_eval"], profile="jetson_nano")
         assert caught.value.exit_code == 4
-        assert all(r in str(caught.value) for r in reasons)
+        assert "no onnx backend" in str(caught.value)
+
+    def test_a_gpu_gets_fp16_and_says_why_not_int8(self, model: ModelSpec, situations: Situations) -> None:
+        plan = plan_for(model, situations["calib_eval"], profile="android_gpu")
+        assert (plan.target, plan.scheme.precision) == ("tflite/gpu", "fp16")
+        (why,) = [r.reason for r in plan.rejected if r.alternative == "static int8"]
+        assert "computes in float" in why
+
+    def test_nnapi_gets_int8_through_and_through(self, model: ModelSpec, situations: Situations) -> None:
+        plan = plan_for(model, situations["calib_eval"], profile="android_nnapi")
+        assert (plan.scheme.precision, plan.scheme.io, plan.scheme.delegate) == ("int8", "int8", "nnapi")
+        assert any("API 35" in w for w in plan.warnings)
+        asked = plan_for(model, situations["calib_eval"], "quantize.io=float", profile="android_nnapi")
+        assert asked.scheme.io == "float"
+
+    def test_a_jetson_gets_both_precisions(self, model: ModelSpec, situations: Situations) -> None:
+        plan = plan_for(model, situations["calib_eval"], profile="jetson_orin_nano")
+        assert plan.scheme.precision == "int8"
+        assert [s.precision for s in plan.companions] == ["fp16"]
+        assert plan.step("companion") is not None
+        assert not any(r.alternative == "fp16" for r in plan.rejected)
+
+    def test_several_targets_have_a_plan_each(self, model: ModelSpec, situations: Situations) -> None:
+        for wanted in (AUTO, ALL):
+            plans = make_plans(load_profile("pi4"), model, situations["calib"], Request(target=wanted))
+            assert [p.target for p in plans] == [
+                f"{t.runtime}/{t.delegate}" for t in load_profile("pi4").targets
+            ]
+            assert len({p.gates for p in plans}) == 1
+            assert all(any("compared" in r.reason for r in p.rejected) for p in plans)
+
+    def test_a_target_with_problems_gives_way(self, model: ModelSpec, situations: Situations) -> None:
+        """What preflight found is the reason; the next target of the profile is taken."""
+        odd = Problem(op="aten.fft_fft", where="net.odd", reason="has no kernel", hint="leave it out")
+        problems = {"tflite/xnnpack": [odd] * 5}
+        plan = make_plan(load_profile("pi4"), model, situations["calib"], Request(), problems)
+        assert plan.target != "tflite/xnnpack"
+        (why,) = [r.reason for r in plan.rejected if r.alternative == "target tflite/xnnpack"]
+        assert "aten.fft_fft at net.odd: has no kernel" in why and "and 2 more" in why
+
+    def test_a_model_that_no_target_takes_is_unsupported(
+        self, model: ModelSpec, situations: Situations
+    ) -> None:
+        odd = (Problem(op="aten.fft_fft", where="net.odd", reason="has no kernel"),)
+        problems = {f"{t.runtime}/{t.delegate}": odd for t in load_profile("pi4").targets}
+        with pytest.raises(Unsupported, match=r"aten\.fft_fft at net\.odd") as caught:
+            make_plan(load_profile("pi4"), model, situations["calib"], Request(), problems)
+        assert "edgekit inspect" in (caught.value.hint or "")
 
     def test_every_target_is_chosen_or_rejected(self, model: ModelSpec, situations: Situations) -> None:
         plan = plan_for(model, situations["calib"])
@@ -234,7 +270,6 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("wanted", "message"),
         [
-            ("executorch", "no executorch backend"),
             ("coreml", "no target 'coreml'"),
             ("tflite/gpu", "no target"),
         ],

@@ -393,6 +393,52 @@ def failed_report() -> dict[str, Any]:
     return report
 
 
+def target_row(target: str, status: str, **figures: Any) -> dict[str, Any]:
+    names = ("bytes", "accuracy", "agreement", "sqnr_db", "instructions", "latency_ms", "cost", "cost_basis")
+    row = {"target": target, "precision": "int8", "status": status, "chosen": False, "reason": ""}
+    return {**row, **dict.fromkeys(names), **figures}
+
+
+def with_targets(report: dict[str, Any]) -> dict[str, Any]:
+    """The report of a build of several targets, with a further file in the bundle."""
+    basis = "instructions per inference"
+    common = {"accuracy": report["accuracy"], "agreement": report["agreement"], "cost_basis": basis}
+    report["targets"] = [
+        target_row(
+            "tflite/xnnpack",
+            "ok",
+            chosen=True,
+            reason="fewest instructions per inference among 2 targets",
+            bytes=305_120,
+            sqnr_db=30.1,
+            instructions=31_000_000,
+            cost=31_000_000,
+            **common,
+        ),
+        target_row(
+            "executorch/xnnpack", "gate_failed", reason="fails accuracy_drop", bytes=315_000, **common
+        ),
+        target_row("torchscript/qnnpack", "failed", reason="the converter stopped"),
+        target_row("onnx/cpu", "not built", precision=None, reason="aten.fft_fft at net.odd: has no kernel"),
+    ]
+    report["companions"] = [
+        {
+            "precision": "fp16",
+            "bytes": 560_000,
+            "sha256": sha("fp16"),
+            "accuracy": report["accuracy"],
+            "agreement": report["agreement"],
+            "sqnr_db": 61.0,
+        }
+    ]
+    return report
+
+
+@pytest.fixture
+def several() -> dict[str, Any]:
+    return with_targets(resnet20_report())
+
+
 @pytest.fixture
 def report() -> dict[str, Any]:
     return resnet20_report()

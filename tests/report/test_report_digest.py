@@ -86,3 +86,15 @@ def test_a_gate_on_time_does_not_count_its_figure(report: dict[str, Any]) -> Non
     other = copy.deepcopy(report)
     other["gates"][-1].update(measured=4.1)
     assert report_digest(other) == report_digest(report)
+
+
+def test_the_clock_of_a_target_does_not_count_and_its_count_does(several: dict[str, Any]) -> None:
+    before = report_digest(several)
+    several["targets"][1]["latency_ms"] = 3.25
+    assert report_digest(several) == before
+    several["targets"][0]["cost"] += 1
+    assert report_digest(several) != before
+    timed = {**several, "targets": [{**row, "cost_basis": "measured latency"} for row in several["targets"]]}
+    before = report_digest(timed)
+    timed["targets"][0]["cost"] = 9.0
+    assert report_digest(timed) == before

@@ -11,6 +11,7 @@ import pytest
 
 from edgekit.report import render_html, summary_lines, write_report
 from edgekit.report.layers import lowest_sqnr
+from edgekit.report.validate import validate_report
 
 HOSTILE = "<script>alert(1)</script>'\"&<img src=x onerror=alert(2)>"
 
@@ -221,3 +222,22 @@ def test_equal_reports_give_equal_pages(report: dict[str, Any], tmp_path: Any) -
     write_report(report, tmp_path / "a")
     write_report(report, tmp_path / "b")
     assert (tmp_path / "a" / "report.html").read_bytes() == (tmp_path / "b" / "report.html").read_bytes()
+
+
+def test_several_targets_are_compared(several: dict[str, Any], report: dict[str, Any]) -> None:
+    text = Page(render_html(several)).of("targets")
+    assert "tflite/xnnpack int8 chosen; built, gates hold" in text
+    assert "compared by their instructions per inference" in text and "not milliseconds" in text
+    assert "fails accuracy_drop" in text and "the converter stopped" in text
+    assert "not built" in text and "aten.fft_fft at net.odd: has no kernel" in text
+    assert "fp16 560" in text, "the further file of the bundle"
+    assert "targets" not in Page(render_html(report)).sections
+    lines = [text for label, text in summary_lines(several) if label == "Target"]
+    assert len(lines) == 3 and lines[0].endswith("chosen (fewest instructions per inference among 2 targets)")
+    assert all(label != "Target" for label, _ in summary_lines(report))
+
+
+def test_the_table_of_targets_fits_the_schema_and_holds_hostile_text(several: dict[str, Any]) -> None:
+    validate_report(several)
+    several["targets"][2]["reason"] = HOSTILE
+    assert "<script" not in render_html(several)

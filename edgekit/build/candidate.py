@@ -1,0 +1,224 @@
+"""One target of a build: from the compressed module to a verified and measured file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from edgekit.backends import Backend, get_backend
+from edgekit.build.compression import Compressed
+from edgekit.build.inputs import Inputs
+from edgekit.build.lowering import Lowering, check_finite
+from edgekit.build.measuring import measure
+from edgekit.build.reporting import Made
+from edgekit.build.runner import Runner
+from edgekit.devices.base import Link
+from edgekit.errors import EdgekitError, StepFailed
+from edgekit.types import Artifact, Event, Gate, Measurement, Plan, Scheme
+
+if TYPE_CHECKING:
+    from edgekit.bundle.golden import GoldenSample
+    from edgekit.profiles.schema import Target
+    from edgekit.types import Array
+
+_GOLDEN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Companion:
+    """A further file of the same bundle and what was measured of it."""
+
+    artifact: Artifact
+    scores: Mapping[str, Any]
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A finished target: all that its bundle and its report are written from."""
+
+    plan: Plan
+    target: Target
+    backend: Backend
+    lowering: Lowering
+    made: Made
+    gates: tuple[Gate, ...]
+    companions: tuple[Companion, ...]
+    golden: tuple[GoldenSample, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def failed_gates(self) -> tuple[Gate, ...]:
+        """Gates that did not hold, or could not be measured."""
+        return tuple(g for g in self.gates if g.passed is not True)
+
+    @property
+    def status(self) -> str:
+        return "gate_failed" if self.failed_gates else "ok"
+
+
+def lower(inputs: Inputs, runner: Runner, plan: Plan, compressed: Compressed, link: Link | None) -> Candidate:
+    """Convert, quantise, verify and measure for one plan. ``link`` None measures nothing."""
+    backend = get_backend(plan.backend)
+    target = next(t for t in inputs.profile.targets if f"{t.runtime}/{t.delegate}" == plan.target)
+    lowering = Lowering(inputs, runner, plan, backend)
+    spec = inputs.model.spec
+
+    def original_source() -> Any:
+        return inputs.model.onnx_path if inputs.model.module is None else inputs.model.module
+
+    def final_source() -> Any:
+        return compressed.module() if compressed.changed else original_source()
+
+    original = lowering.source_outputs("baseline", original_source, spec.sha256)
+    check_finite(
+        original,
+        "the original model",
+        hint="check the sample and the weights; edgekit cannot compare with such outputs",
+    )
+    baseline_file, baseline_parity = lowering.convert("convert", original_source, spec.sha256, original)
+    changed, float_file, parity = original, baseline_file, baseline_parity
+    if compressed.changed:
+        changed = lowering.source_outputs("compressed outputs", final_source, compressed.sha256)
+        float_file, parity = lowering.convert("convert compressed", final_source, compressed.sha256, changed)
+    final, quantized = lowering.quantize(float_file, plan.scheme)
+    verified = lowering.verify(float_file, final, target)
+    outputs, float_outputs = (runner.get_arrays(verified[k]) for k in ("outputs", "float_outputs"))
+    lowering.check_parity_on_all(changed, float_outputs)
+    companions, warnings = _companions(lowering, float_file, plan.companions, original)
+
+    measurements: list[Measurement] = []
+    equal: Mapping[str, Any] = {}
+    if link is not None:
+        first = [x[:1] for x in lowering.samples]
+        files = {"baseline": baseline_file, "final": final}
+        measurements, equal = measure(runner, backend, link, inputs.profile, files, first)
+        _check_equal(equal, files, link, backend)
+    made = Made(
+        inputs=inputs,
+        plan=plan,
+        compressed=compressed,
+        baseline=baseline_file,
+        float_file=float_file,
+        final=final,
+        parity=parity,
+        original=original,
+        changed=changed,
+        float_outputs=float_outputs,
+        outputs=outputs,
+        verified=verified,
+        calibration=quantized.get("calibration"),
+        samples_from=lowering.samples_from,
+        scores=lowering.scores(original, outputs),
+        measurements=measurements,
+        equal=equal,
+    )
+    return Candidate(
+        plan=plan,
+        target=target,
+        backend=backend,
+        lowering=lowering,
+        made=made,
+        gates=tuple(replace(g, measured=made.gate_value(g.name)) for g in plan.gates),
+        companions=companions,
+        golden=tuple(_golden(runner, lowering, final, verified)),
+        warnings=(
+            *warnings,
+            *verified["complaints"],
+            *_dead_channel_warning(quantized),
+            *_more_instructions(measurements),
+        ),
+    )
+
+
+def _companions(
+    lowering: Lowering, float_file: Artifact, schemes: Sequence[Scheme], original: Sequence[Array]
+) -> tuple[tuple[Companion, ...], list[str]]:
+    """The further files of the bundle; one that cannot be made is a warning."""
+    from edgekit.build.reporting import worst_sqnr
+
+    made: list[Companion] = []
+    warnings: list[str] = []
+    for scheme in schemes:
+        try:
+            artifact, outputs = lowering.companion(float_file, scheme)
+        except EdgekitError as exc:
+            warnings.append(f"the {scheme.precision} file was left out of the bundle: {exc}")
+            continue
+        known = lowering.samples_from != "random"
+        made.append(
+            Companion(
+                artifact=artifact,
+                scores=lowering.scores(original, outputs),
+                sqnr_db=worst_sqnr(original, outputs) if known else None,
+            )
+        )
+    for text in warnings:
+        lowering.runner.emit(Event(kind="warning", step="verify", message=text))
+    return tuple(made), warnings
+
+
+def _check_equal(
+    equal: Mapping[str, Any], files: Mapping[str, Artifact], link: Link, backend: Backend
+) -> None:
+    """Raise StepFailed when a file computes other values there than here, beyond what the backend allows."""
+    for subject, found in equal.items():
+        if found["within"]:
+            continue
+        precision = files[subject].precision
+        share, relative = backend.tolerance(precision)
+        allowed = "bit for bit" if share == relative == 0 else f"within {share:g} of the largest value"
+        raise StepFailed(
+            f"the {precision} file computes other values on {link.name} than on this host "
+            f"(largest difference {found['max_abs']:g})",
+            hint=f"report this with the bundle: {backend.name} files of that precision must agree {allowed}",
+        )
+
+
+def _golden(
+    runner: Runner, lowering: Lowering, final: Artifact, verified: Mapping[str, Any]
+) -> list[GoldenSample]:
+    """The first inputs of verification and what the host computes for them."""
+    from edgekit.bundle.golden import GoldenSample
+
+    def work() -> dict[str, Any]:
+        session = lowering.backend.session(final)
+        arrays: list[Array] = []
+        for i in range(min(_GOLDEN, len(lowering.samples[0]))):
+            encoded = session.encode([x[i : i + 1] for x in lowering.samples])
+            arrays += [*encoded, *session.run_raw(encoded)]
+        sha = runner.put_arrays(arrays)
+        return {"objects": [sha], "arrays": sha}
+
+    key = {"final": final.sha256, "outputs": verified["outputs"], "n": _GOLDEN}
+    arrays = runner.get_arrays(str(runner.run("golden samples", key, work)["arrays"]))
+    n_in = len(final.inputs)
+    width = n_in + len(final.outputs)
+    return [
+        GoldenSample(inputs=tuple(arrays[i : i + n_in]), outputs=tuple(arrays[i + n_in : i + width]))
+        for i in range(0, len(arrays), width)
+    ]
+
+
+def _dead_channel_warning(meta: Mapping[str, Any]) -> list[str]:
+    dead = meta.get("dead_channels") or []
+    count = sum(len(d["channels"]) for d in dead)
+    if not count:
+        return []
+    return [
+        f"{count} output channels in {len(dead)} layers have zero weights and a bias that int32 could "
+        "not hold; one weight of each was set to a value too small to matter"
+    ]
+
+
+def _more_instructions(measurements: Sequence[Measurement]) -> list[str]:
+    """Say so when the built file needs more instructions than the float one that it replaces."""
+    counts = {m.subject: m.median for m in measurements if m.metric == "instructions"}
+    before, after = counts.get("baseline"), counts.get("final")
+    if before is None or after is None or after <= before:
+        return []
+    return [
+        f"the built file needs {after / before:.2f} times the instructions of the float32 file: on this "
+        "device it is smaller, but may not be faster; compare with --set quantize.precision=fp16 or float32"
+    ]

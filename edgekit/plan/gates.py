@@ -1,0 +1,92 @@
+"""The limits that a built file must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgekit.errors import UserError
+from edgekit.plan.request import DataFacts, Request
+from edgekit.types import Gate, ModelSpec, Scheme
+
+DEFAULT_MAX_DROP = 1.0
+"""Percentage points of accuracy that may be lost when the user names no limit."""
+
+
+def plan_gates(
+    model: ModelSpec,
+    data: DataFacts,
+    request: Request,
+    settings: Mapping[str, Any],
+    scheme: Scheme,
+    *,
+    pruned: bool,
+) -> tuple[Gate, ...]:
+    gates = []
+    labelled = data.eval > 0 and data.eval_labelled and model.task == "classification"
+    if request.max_drop is not None and not labelled:
+        raise UserError(
+            "--max-drop needs labelled evaluation data of a classifier",
+            hint="give --eval with (x, y) samples",
+        )
+    if labelled:
+        gates.append(
+            Gate(
+                name="accuracy_drop",
+                limit=DEFAULT_MAX_DROP if request.max_drop is None else request.max_drop,
+                comparison="<=",
+                unit="points",
+                reason="top-1 of the original minus top-1 of the file, on the evaluation data",
+            )
+        )
+    elif data.any:
+        if model.task == "classification":
+            gates.append(
+                Gate(
+                    name="agreement",
+                    limit=settings["gate.min_agreement"],
+                    comparison=">=",
+                    unit="%",
+                    reason=f"same top-1 as the original, {_seen(data)}",
+                )
+            )
+        if not pruned:
+            gates.append(
+                Gate(
+                    name="output_sqnr",
+                    limit=settings["gate.min_sqnr"],
+                    comparison=">=",
+                    unit="dB",
+                    reason=f"outputs against the original's, {_seen(data)}",
+                )
+            )
+    if scheme.precision == "int8":
+        gates.append(
+            Gate(
+                name="int8_share",
+                limit=90.0,
+                comparison=">=",
+                unit="%",
+                reason="share of the file's arithmetic operators that compute in int8",
+            )
+        )
+    if request.max_size_bytes is not None:
+        gates.append(
+            Gate(
+                name="file_size",
+                limit=request.max_size_bytes,
+                comparison="<=",
+                unit="bytes",
+                reason="--max-size",
+            )
+        )
+    return tuple(gates)
+
+
+def _seen(data: DataFacts) -> str:
+    """Which samples a gate is measured on."""
+    if data.eval > 0:
+        return "on the evaluation data"
+    if data.held_back:
+        return "on samples that calibration has not seen"
+    return "on the calibration samples themselves: there are too few to hold some back"

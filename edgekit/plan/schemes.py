@@ -1,0 +1,104 @@
+"""The precision of a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgekit.errors import UserError
+from edgekit.plan.request import CALIBRATED, DataFacts, Request
+from edgekit.types import Precision, Rejected, Scheme
+
+if TYPE_CHECKING:
+    from edgekit.profiles.schema import DeviceProfile, Target
+
+
+_NO_INT8 = {
+    "gpu": "the GPU delegate computes in float: int8 weights would be dequantised when the model is loaded, "
+    "which costs accuracy and start-up time and gains no speed",
+    "tensorrt": "this GPU has no int8 arithmetic",
+}
+
+
+def plan_scheme(
+    profile: DeviceProfile,
+    target: Target,
+    data: DataFacts,
+    request: Request,
+    settings: Mapping[str, Any],
+    rejected: list[Rejected],
+    warnings: list[str],
+) -> Scheme:
+    wanted: Precision | None = settings["quantize.precision"]
+    has_data = data.calib > 0 or data.train > 0
+    if wanted in CALIBRATED and not has_data:
+        raise UserError(
+            f"{wanted} needs calibration data", hint="give --calib, or --set quantize.precision=dynamic"
+        )
+    if wanted is None:
+        wanted = _planned_precision(profile, target, rejected, has_data=has_data)
+    else:
+        rejected.append(
+            Rejected(
+                alternative="a precision chosen by the planner", reason=f"quantize.precision={wanted} was set"
+            )
+        )
+    if wanted in CALIBRATED and data.calib == 1:
+        raise UserError(
+            f"{wanted} needs at least 2 calibration samples, and there is 1",
+            hint="give more with --calib, or --set quantize.precision=dynamic",
+        )
+    if not data.any:
+        warnings.append(
+            f"no data was given: the file is {wanted} and its accuracy is not verified on real inputs; "
+            "give --calib and --eval for int8 with gates"
+        )
+    return Scheme(
+        precision=wanted,
+        calibration=settings["quantize.calibration"],
+        per_channel=settings["quantize.per_channel"],
+        io=_io(target, wanted, settings),
+        keep_nchw=request.keep_nchw,
+        delegate=target.delegate,
+    )
+
+
+def _io(target: Target, precision: Precision, settings: Mapping[str, Any]) -> Literal["float", "int8"]:
+    """Type of inputs and outputs: what was set, else float; int8 where a float operator splits the graph."""
+    chosen: Literal["float", "int8"] | None = settings["quantize.io"]
+    if chosen is not None:
+        return chosen
+    return "int8" if precision == "int8" and target.delegate == "nnapi" else "float"
+
+
+def _planned_precision(
+    profile: DeviceProfile, target: Target, rejected: list[Rejected], *, has_data: bool
+) -> Precision:
+    fp16_arithmetic = "fp16" in profile.isa
+    if "int8" not in target.precisions and target.delegate in _NO_INT8:
+        rejected.append(Rejected(alternative="static int8", reason=_NO_INT8[target.delegate]))
+    if has_data and "int8" in target.precisions:
+        if "fp16" in target.precisions and target.delegate != "tensorrt":
+            gain = "" if fp16_arithmetic else ", and these cores have no fp16 arithmetic"
+            rejected.append(Rejected(alternative="fp16", reason=f"twice the size of int8{gain}"))
+        if "dynamic" in target.precisions:
+            rejected.append(
+                Rejected(
+                    alternative="dynamic range",
+                    reason="calibration data is there; activations in float cost conversions at every layer",
+                )
+            )
+        return "int8"
+    if "int8" in target.precisions:
+        rejected.append(Rejected(alternative="static int8", reason="there is no calibration data (--calib)"))
+    without_data: list[Precision] = [p for p in ("fp16", "dynamic") if p in target.precisions]
+    if not fp16_arithmetic and "dynamic" in without_data and target.delegate == "xnnpack":
+        without_data.sort(key=lambda p: p != "dynamic")
+        if "fp16" in without_data:
+            rejected.append(
+                Rejected(
+                    alternative="fp16",
+                    reason="these cores have no fp16 arithmetic: half the size, but no faster than float32",
+                )
+            )
+    return without_data[0] if without_data else "float32"
