@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from edgekit.types import Array
 
 _TIMEOUT_S = 900.0
-_OPERATOR_EVENTS = (2, 8)
-"""LiteRT's profile event types of operators outside and inside a delegate; others enclose them."""
 _BYTES_PER_KB = 1024
 
 
@@ -48,8 +46,13 @@ def bench(
     """Run a file on ``inputs`` (arrays as the file stores them) and return what the link can know.
 
     On the emulator: instructions per inference in total and by class, with ``caches`` modelled misses,
-    with ``per_op`` instructions by operator, memory; the latency is None there. Elsewhere: latency with
-    median, p90 and the interval of the median over ``protocol.runs``.
+    memory; the latency is None there. Elsewhere: latency with median, p90 and the interval of the median
+    over ``protocol.runs``.
+
+    With ``per_op`` the first measurement's ``detail`` has "ops", one {"name", "op", "instructions"} or
+    {"name", "op", "us"} per operator of one inference, in execution order. They come from a run of their
+    own under the runtime's profiler, which costs time itself: their sum is more than the latency. Raises
+    DeviceError when the runtime there gives no profile, or when the file does not run.
     """
     work = _Work(
         backend=backend, artifact=artifact, inputs=inputs, link=link, store=store, timeout_s=timeout_s
@@ -63,11 +66,12 @@ def bench(
         "warmup": protocol.warmup,
         "device": link.facts(),
     }
+    ops = work.by_operator(protocol, emulated=emulated) if per_op else None
     if emulated:
-        found = _counts(result, work.instructions_by_operator(protocol) if per_op else None, common)
+        found = _counts(result, ops, common)
         found.append(Measurement(metric="latency", unit="ms", median=None, **common))
     else:
-        found = _times(report, common)
+        found = _times(report, ops, common)
     memory = float(report["peak_rss_kb"]) * _BYTES_PER_KB
     note = {"includes": "the emulator itself"} if emulated else {}
     found.append(
@@ -93,7 +97,10 @@ class _Work:
     def run(
         self, protocol: RunProtocol, *, count: bool = False, caches: bool = False, per_op: bool = False
     ) -> tuple[RunResult, Mapping[str, Any]]:
-        """Run the file there; returns what came back and the runner's own report."""
+        """Run the file there; returns what came back and the runner's own report.
+
+        ``per_op`` switches the runtime's profiler on; with ``count`` its clock ticks in instructions.
+        """
         with self.store.scratch() as scratch:
             command = self.backend.device_command(
                 self.artifact,
@@ -105,25 +112,29 @@ class _Work:
                 scratch=scratch,
             )
             result = self.link.run(
-                command, timeout_s=self.timeout_s, count=count, caches=caches, per_op=per_op
+                command, timeout_s=self.timeout_s, count=count, caches=caches, per_op=per_op and count
             )
         if result.returncode != 0:
             last = next((x for x in reversed(result.stderr.splitlines()) if x.strip()), "no message")
             raise DeviceError(f"the {self.artifact.format} file does not run on {self.link.name}: {last}")
-        return result, self.backend.parse(result.stdout)
+        return result, self.backend.parse(result.stdout, result.outputs)
 
-    def instructions_by_operator(self, protocol: RunProtocol) -> list[dict[str, Any]]:
-        """The runtime's own profile under a clock that ticks in instructions (one per microsecond)."""
-        once = RunProtocol(warmup=protocol.warmup, runs=1, threads=1)
-        _, report = self.run(once, count=True, per_op=True)
-        return [
-            {"name": str(e["tag"]), "op": None, "instructions": float(e["us"])}
-            for e in report.get("events", [])
-            if e["type"] in _OPERATOR_EVENTS
-        ]
+    def by_operator(self, protocol: RunProtocol, *, emulated: bool) -> list[dict[str, Any]]:
+        """The runtime's own profile of one inference; on the emulator its microseconds are instructions."""
+        once = RunProtocol(warmup=protocol.warmup, runs=1, threads=1 if emulated else protocol.threads)
+        _, report = self.run(once, count=emulated, per_op=True)
+        if not report.get("ops"):
+            raise DeviceError(
+                f"the {self.artifact.format} runtime gave no profile by operator on {self.link.name}",
+                hint="measure without the times of operators",
+            )
+        unit = "instructions" if emulated else "us"
+        return [{"name": str(o["name"]), "op": None, unit: float(o["us"])} for o in report["ops"]]
 
 
-def _times(report: Mapping[str, Any], common: Mapping[str, Any]) -> list[Measurement]:
+def _times(
+    report: Mapping[str, Any], ops: list[dict[str, Any]] | None, common: Mapping[str, Any]
+) -> list[Measurement]:
     times = tuple(float(t) for t in report["runs_ms"])
     s = summarize(times)
     load = float(report["load_ms"])
@@ -136,6 +147,7 @@ def _times(report: Mapping[str, Any], common: Mapping[str, Any]) -> list[Measure
             p90=s.p90,
             ci95=s.ci95,
             n=s.n,
+            detail={} if ops is None else {"ops": ops},
             **common,
         ),
         Measurement(metric="load_time", unit="ms", median=load, samples=(load,), n=1, **common),

@@ -90,6 +90,8 @@ class Scheme:
     keep_nchw: bool = False
     delegate: str = ""
     """Delegate that the file is for, as the profile's target names it; some have rules of their own."""
+    delegate_version: str = ""
+    """The delegate's version on the device, where files depend on it ("8.5" of TensorRT); "" if unknown."""
     overrides: Mapping[str, Precision] = field(default_factory=dict)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ _RENAMED_AT_20 = frozenset({"GridSample"})
 _BEFORE_20 = 18
 """Operators whose attributes opset 20 renamed; onnx2tf knows the old names only."""
 
+_TORCHSCRIPT_OPSET = 17
+
 
 @dataclass(frozen=True)
 class OnnxFile:
@@ -34,10 +37,12 @@ class OnnxFile:
     notes: tuple[str, ...] = ()
 
 
-def export_onnx(module: torch.nn.Module, example_inputs: tuple[torch.Tensor, ...], path: Path) -> OnnxFile:
+def export_onnx(
+    module: torch.nn.Module, example_inputs: tuple[torch.Tensor, ...], path: Path, *, max_opset: int = OPSET
+) -> OnnxFile:
     """Export, simplify and check. Tries the torch.export based exporter, then the TorchScript one.
 
-    The batch is that of ``example_inputs``; shapes are static. Raises ConversionError with the reasons
+    The batch is that of ``example_inputs``; shapes are static; the opset is at most ``max_opset``. Raises ConversionError with the reasons
     of both exporters when neither takes the model.
     """
     import onnx
@@ -46,8 +51,8 @@ def export_onnx(module: torch.nn.Module, example_inputs: tuple[torch.Tensor, ...
     for exporter, dynamo in (("torch.export", True), ("torchscript", False)):
         try:
             with _quiet():
-                proto = _export(module, example_inputs, dynamo=dynamo, scratch=path.parent)
-            proto = simplify(proto)
+                proto = _export(module, example_inputs, max_opset, dynamo=dynamo, scratch=path.parent)
+            proto = simplify(_lowered(proto, max_opset))
         except Exception as exc:  # the exporters raise whatever they meet
             problems.append(f"{exporter}: {_first_line(exc)}")
             continue
@@ -59,8 +64,13 @@ def export_onnx(module: torch.nn.Module, example_inputs: tuple[torch.Tensor, ...
     )
 
 
-def import_onnx(source: Path, shapes: tuple[tuple[int, ...], ...], path: Path) -> OnnxFile:
-    """A user's .onnx file with its input shapes fixed, simplified and checked."""
+def import_onnx(
+    source: Path, shapes: tuple[tuple[int, ...], ...], path: Path, *, max_opset: int | None = None
+) -> OnnxFile:
+    """A user's .onnx file with its input shapes fixed, simplified and checked.
+
+    With ``max_opset`` a newer file is converted down to it. Raises ConversionError.
+    """
     import onnx
 
     proto = onnx.load(str(source))
@@ -70,6 +80,15 @@ def import_onnx(source: Path, shapes: tuple[tuple[int, ...], ...], path: Path) -
         proto = simplify(proto, {i.name: list(s) for i, s in zip(inputs, shapes, strict=True)})
     except Exception as exc:
         raise ConversionError(f"{source.name} is not a valid ONNX model: {_first_line(exc)}") from exc
+    if max_opset is not None:
+        try:
+            proto = simplify(_lowered(proto, max_opset))
+        except Exception as exc:
+            raise ConversionError(
+                f"{source.name} cannot be converted down to opset {max_opset}, the newest that the target "
+                f"takes: {_first_line(exc)}",
+                hint=f"export it with opset {max_opset}",
+            ) from exc
     onnx.save(proto, str(path))
     return describe(proto, path, "onnx file", ())
 
@@ -105,18 +124,35 @@ def tool_versions(*names: str) -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
-def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamo: bool, scratch: Path) -> Any:
+def _lowered(proto: Any, max_opset: int) -> Any:
+    """The model in ``max_opset`` if its own is newer; ONNX's converter raises where an operator has no form."""
+    from onnx import version_converter
+
+    own = next((i.version for i in proto.opset_import if i.domain in ("", "ai.onnx")), 0)
+    return version_converter.convert_version(proto, max_opset) if own > max_opset else proto
+
+
+def _export(
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    max_opset: int,
+    *,
+    dynamo: bool,
+    scratch: Path,
+) -> Any:
     import onnx
     import torch
 
     with torch.no_grad():
         if dynamo:
-            proto = _by_torch_export(module, inputs, OPSET)
+            proto = _by_torch_export(module, inputs, OPSET if max_opset >= OPSET else _BEFORE_20)
             if any(node.op_type in _RENAMED_AT_20 for node in proto.graph.node):
                 proto = _by_torch_export(module, inputs, _BEFORE_20)
             return proto
         raw = scratch / "torchscript.onnx"
-        torch.onnx.export(module, inputs, str(raw), dynamo=False, opset_version=17)
+        torch.onnx.export(
+            module, inputs, str(raw), dynamo=False, opset_version=min(_TORCHSCRIPT_OPSET, max_opset)
+        )
         return onnx.load(str(raw))
 
 
@@ -131,15 +167,23 @@ def _by_torch_export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters warn about packages and deprecations that the user cannot act on."""
+    """Exporters warn about packages and deprecations that the user cannot act on, and print the whole graph
+    before they raise: torch.export on standard error, the TorchScript exporter from C++."""
+    import torch
+
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    switch = torch._C._jit_set_onnx_log_enabled
     try:
-        with warnings.catch_warnings():
+        # setup_onnx_logging of torch 2.13 turns that log on whatever "verbose" says: it asks a function for
+        # its truth instead of calling it.
+        torch._C._jit_set_onnx_log_enabled = lambda enabled: None
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
+        torch._C._jit_set_onnx_log_enabled = switch
         logger.setLevel(level)
 
 

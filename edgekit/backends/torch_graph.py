@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +15,10 @@ if TYPE_CHECKING:
     import torch
 
     from edgekit.types import Array
+
+
+_BRANCHES = ("GuardOnDataDependentSymNode", "DataDependentOutputException")
+"""Errors of torch for an ``if``, a loop or an index that depends on the values of a tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +46,14 @@ class TorchOp:
 class TorchGraph:
     """Operators in execution order; ``program`` is the torch.export.ExportedProgram they come from.
 
-    ``error`` says why torch.export refused the module; ``ops`` is empty and ``program`` None then.
+    ``error`` says why torch.export refused the module; ``ops`` is empty and ``program`` None then, and
+    ``error_line`` is the line of the user's own code that it stopped at ("net.py:41"), "" if unknown.
     """
 
     ops: tuple[TorchOp, ...] = ()
     program: Any = None
     error: str | None = None
+    error_line: str = ""
 
 
 def trace(module: torch.nn.Module, sample: Sequence[Array]) -> TorchGraph:
@@ -53,13 +63,28 @@ def trace(module: torch.nn.Module, sample: Sequence[Array]) -> TorchGraph:
 
     inputs = tuple(torch.from_numpy(np.array(x)) for x in sample)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with _quiet(), torch.no_grad():
             program = torch.export.export(module, inputs, strict=False)
     except Exception as exc:  # torch.export raises whatever the user's forward meets
-        return TorchGraph(error=_reason(exc))
+        # Errors of torch.export quote the user's line; others have it in their traceback.
+        text = str(exc) if 'File "' in str(exc) else traceback.format_exc()
+        return TorchGraph(error=_reason(exc), error_line=_user_line(text))
     nodes = [n for n in program.graph.nodes if n.op == "call_function"]
     return TorchGraph(ops=tuple(_op(n) for n in nodes), program=program)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export prints the graph so far on standard error and logs advice before it raises."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _op(node: Any) -> TorchOp:
@@ -98,7 +123,7 @@ def _user_line(trace: str) -> str:
     for frame in reversed(frames):
         path, _, rest = frame.removeprefix("File ").partition(", line ")
         path = path.strip('"')
-        if "/torch/" not in path:
+        if "/torch/" not in path and path != __file__:
             return f"{path.rpartition('/')[2]}:{rest.partition(',')[0]}"
     return ""
 
@@ -113,5 +138,8 @@ def _dim(size: Any) -> int:
 
 
 def _reason(exc: Exception) -> str:
+    """One line. Branches on values get words of their own: they are what users meet most."""
+    if type(exc).__name__ in _BRANCHES:
+        return "a branch, loop or size in forward depends on the values of its input: a graph is fixed"
     line = next((text.strip() for text in str(exc).splitlines() if text.strip()), "")
     return f"{type(exc).__name__}: {line}"[:300]

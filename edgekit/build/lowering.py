@@ -92,7 +92,11 @@ class Lowering:
         assert step is not None
         limit = float(step.config["parity_limit"])
         first = [x[:_PARITY_SAMPLES] for x in self.samples]
-        scheme = Scheme(keep_nchw=bool(step.config["keep_nchw"]), delegate=self.plan.delegate)
+        scheme = Scheme(
+            keep_nchw=bool(step.config["keep_nchw"]),
+            delegate=self.plan.delegate,
+            delegate_version=self.plan.scheme.delegate_version,
+        )
 
         def work() -> dict[str, Any]:
             store = self.runner.store

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import run
-from edgekit.errors import StepFailed, UserError
+from edgekit.errors import MissingDependency, StepFailed, UserError
 from edgekit.jsoncheck import first_problem, load_schema
 from edgekit.types import TensorSpec
 
@@ -76,6 +76,7 @@ def load_manifest(path: Path) -> Manifest:
 def manifest_files(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Every file that a manifest names, as {path, sha256, ...}."""
     yield from data["models"]
+    yield from data.get("files", ())
     for sample in data["golden"]["samples"]:
         yield from sample["inputs"]
         yield from sample["outputs"]
@@ -90,6 +91,8 @@ def translate_problems(root: Path) -> Iterator[None]:
         raise StepFailed(
             f"the bundle {root} is damaged: {exc}", hint="build again to renew the bundle"
         ) from exc
+    except run.Missing as exc:
+        raise MissingDependency(exc.what, hint=f"pip install {exc.requirement}") from exc
     except run.Problem as exc:
         raise UserError(
             f"the bundle {root} cannot be used: {exc}", hint="name a folder made by edgekit build"

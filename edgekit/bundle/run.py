@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Check or run the model in this folder. Needs Python 3.9+, numpy and a TFLite runtime; nothing of edgekit.
+"""Check or run the model in this folder. Needs Python 3.9+, numpy and one runtime; nothing of edgekit.
 
     python run.py                          run the golden samples; exit 0 when all agree, 1 when one does not
     python run.py --input x.npy            run one input and print the outputs
     python run.py --input cat.png --top 5  an image, when the manifest says how to prepare one
 
-Runtimes, the first that is installed: ai-edge-litert, tflite-runtime, tensorflow.
+manifest.json names the runtime, and this program the package of it that is missing:
+    tflite       ai-edge-litert, tflite-runtime or tensorflow, the first that is installed
+    onnx         onnxruntime, on the CPU; openvino where the manifest's first delegate is openvino
+    executorch   executorch
+    torchscript  torch, with its qnnpack engine where the manifest's first delegate is qnnpack
 Exit codes: 0 done, 1 a golden sample differs, 2 the folder, the input or the machine is not fit for it.
 """
 
@@ -15,19 +19,43 @@ import argparse
 import hashlib
 import importlib
 import json
+import logging
+import os
+import platform
 import sys
+import warnings
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite.python.interpreter")
+TFLITE_MODULES = (
+    "ai_edge_litert.interpreter",
+    "tflite_runtime.interpreter",
+    "tensorflow.lite.python.interpreter",
+)
+ORT_DTYPES = {"float": "float32", "double": "float64"}  # the other types are called as numpy calls them
+EXECUTORCH_DTYPES = {
+    **{0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64"},
+    **{5: "float16", 6: "float32", 7: "float64", 11: "bool"},
+}
+LSE_FROM = (2, 10)  # torch wheels for aarch64 use LSE atomics from this version on
+CPUINFO = Path("/proc/cpuinfo")
 CLEAR = 1.5  # an input may pass the range seen in calibration by this factor before a warning
 
 
 class Problem(Exception):
     """Something that the user can mend; its text is one sentence."""
+
+
+class Missing(Problem):
+    """A package is not here; ``requirement`` is what pip has to install."""
+
+    def __init__(self, what: str, requirement: str) -> None:
+        super().__init__(f"{what}: pip install {requirement}")
+        self.what, self.requirement = what, requirement
 
 
 class Damaged(Problem):
@@ -199,7 +227,7 @@ def image_array(path: Path, tensor: dict[str, Any], how: dict[str, Any]) -> Any:
     try:
         from PIL import Image
     except ImportError as exc:
-        raise Problem("reading an image needs pillow: pip install pillow") from exc
+        raise Missing("reading an image needs pillow", "pillow") from exc
     layout = tensor["layout"]
     if layout not in ("NCHW", "NHWC"):
         raise Problem(f"the input {tensor['name']!r} is not an image")
@@ -221,72 +249,259 @@ def image_array(path: Path, tensor: dict[str, Any], how: dict[str, Any]) -> Any:
     return permuted(values[None].astype(np.float32), "NHWC", layout)
 
 
-# -- running
+# -- runtimes: each engine takes and returns arrays as the file stores them, in the manifest's order
 
 
-def open_interpreter(path: Path, threads: int) -> tuple[Any, str]:
-    """(interpreter, name of the runtime). The first runtime that is installed is taken."""
-    for name in RUNTIMES:
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue
-        try:
-            interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
-            interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as exc:
-            raise Problem(f"{name.split('.')[0]} cannot load {path.name}: {exc}") from exc
-        return interpreter, name.split(".")[0]
-    raise Problem("no TFLite runtime is installed: pip install ai-edge-litert (or tflite-runtime)")
+def needed(module: str, requirement: str) -> Any:
+    """A module of a runtime. Raises Problem naming what to install with pip when it does not import."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
+    except (ImportError, OSError) as exc:
+        package = module.split(".")[0]
+        if isinstance(exc, ModuleNotFoundError) and str(exc.name).split(".")[0] == package:
+            raise Missing(f"{package} is not installed", requirement) from exc
+        raise Missing(f"{module} does not import ({exc})", requirement) from exc
 
 
-def named_details(interpreter: Any, side: str) -> dict[str, Any]:
-    """The interpreter's tensors by their own names and by those of its signature, where it has one."""
-    details = {d["name"]: d for d in getattr(interpreter, f"get_{side}_details")()}
-    signatures = interpreter.get_signature_list()
-    if len(signatures) == 1:
-        runner = interpreter.get_signature_runner(next(iter(signatures)))
-        details.update(getattr(runner, f"get_{side}_details")())
-    return details
+def version_of(package: str) -> str:
+    """The package's name with its version."""
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return package
 
 
-def matched(interpreter: Any, tensors: list[dict[str, Any]], side: str) -> list[Any]:
-    """The interpreter's tensors in the manifest's order: by name where the names are known, else by place."""
-    details = getattr(interpreter, f"get_{side}_details")()
-    if len(details) != len(tensors):
-        raise Problem(f"the file has {len(details)} {side}s, the manifest {len(tensors)}")
-    by_name = named_details(interpreter, side)
-    if all(t["name"] in by_name for t in tensors):
-        details = [by_name[t["name"]] for t in tensors]
-    for detail, tensor in zip(details, tensors):  # noqa: B905 (Python 3.9 runs this too; equal lengths above)
-        shape, dtype = tuple(int(x) for x in detail["shape"]), np.dtype(detail["dtype"])
+def check_tensors(side: str, tensors: list[dict[str, Any]], found: Sequence[tuple[Any, Any]]) -> None:
+    """Compare (shape, dtype) of each tensor of the file, or of each array, with the manifest."""
+    if len(found) != len(tensors):
+        raise Problem(f"there are {len(found)} {side}s, the manifest names {len(tensors)}")
+    for (dims, kind), tensor in zip(found, tensors):  # noqa: B905 (Python 3.9 runs this too; lengths are equal)
+        shape, dtype = tuple(dims), np.dtype(kind)
         if shape != tuple(tensor["shape"]) or dtype != np.dtype(tensor["dtype"]):
             raise Problem(
-                f"the {side} {tensor['name']!r} of the file is {dtype} {list(shape)}, "
+                f"the {side} {tensor['name']!r} is {dtype} {list(shape)}, "
                 f"the manifest says {tensor['dtype']} {tensor['shape']}"
             )
-    return list(details)
 
 
-class Model:
-    """The bundle's model in a runtime of this machine."""
+def in_order(names: Sequence[str], tensors: list[dict[str, Any]]) -> list[int]:
+    """Place of each of the manifest's tensors among ``names``: by name where all are known, else as it is."""
+    wanted = [t["name"] for t in tensors]
+    return [names.index(n) for n in wanted] if set(wanted) == set(names) else list(range(len(names)))
 
-    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
-        if manifest["runtime"]["name"] != "tflite":
-            raise Problem(f"this program runs tflite files, the bundle is for {manifest['runtime']['name']}")
-        path = checked(root, manifest["models"][0])
-        self._interpreter, self.runtime = open_interpreter(path, manifest["runtime"]["threads"])
-        self._inputs = matched(self._interpreter, manifest["inputs"], "input")
-        self._outputs = matched(self._interpreter, manifest["outputs"], "output")
+
+class TFLite:
+    """A .tflite file in the first TFLite runtime that is installed."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        module = self._module()
+        self.name = module.__name__.split(".")[0]
+        self._interpreter = module.Interpreter(
+            model_path=str(path), num_threads=manifest["runtime"]["threads"]
+        )
+        self._interpreter.allocate_tensors()
+        self._inputs = self._matched("input", manifest["inputs"])
+        self._outputs = self._matched("output", manifest["outputs"])
+
+    @staticmethod
+    def _module() -> Any:
+        for name in TFLITE_MODULES:
+            try:
+                return importlib.import_module(name)
+            except ImportError:
+                continue
+        raise Missing("no TFLite runtime is installed", "ai-edge-litert (or tflite-runtime)")
+
+    def _matched(self, side: str, tensors: list[dict[str, Any]]) -> list[Any]:
+        """The interpreter's tensors by their own names, by those of its signature, or by place."""
+        details = list(getattr(self._interpreter, f"get_{side}_details")())
+        by_name = {d["name"]: d for d in details}
+        signatures = self._interpreter.get_signature_list()
+        if len(signatures) == 1:
+            runner = self._interpreter.get_signature_runner(next(iter(signatures)))
+            by_name.update(getattr(runner, f"get_{side}_details")())
+        if len(details) == len(tensors) and all(t["name"] in by_name for t in tensors):
+            details = [by_name[t["name"]] for t in tensors]
+        check_tensors(side, tensors, [([int(n) for n in d["shape"]], d["dtype"]) for d in details])
+        return details
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
-        """One inference: arrays as the file stores them, in and out."""
-        if len(arrays) != len(self._inputs):
-            raise Problem(f"the model takes {len(self._inputs)} inputs, {len(arrays)} were given")
         for detail, array in zip(self._inputs, arrays):  # noqa: B905
             self._interpreter.set_tensor(detail["index"], array)
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(d["index"]) for d in self._outputs]
+
+
+class OnnxRuntime:
+    """An .onnx file in ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import
+        ort = needed("onnxruntime", "onnxruntime")
+        self.name = version_of("onnxruntime")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = manifest["runtime"]["threads"]
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._inputs = self._matched("input", self._session.get_inputs(), manifest["inputs"])
+        self._outputs = self._matched("output", self._session.get_outputs(), manifest["outputs"])
+
+    @staticmethod
+    def _matched(side: str, found: Sequence[Any], tensors: list[dict[str, Any]]) -> list[str]:
+        kinds = [f.type.replace("tensor(", "").rstrip(")") for f in found]
+        facts = [(f.shape, ORT_DTYPES.get(kind, kind)) for f, kind in zip(found, kinds)]  # noqa: B905
+        order = in_order([f.name for f in found], tensors)
+        check_tensors(side, tensors, [facts[i] for i in order])
+        return [found[i].name for i in order]
+
+    def run(self, arrays: Sequence[Any]) -> list[Any]:
+        return list(self._session.run(self._outputs, dict(zip(self._inputs, arrays))))  # noqa: B905
+
+
+class OpenVino:
+    """An .onnx file in OpenVINO on the CPU."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        core = needed("openvino", "openvino").Core()
+        self.name = version_of("openvino")
+        # By itself it computes float32 files in bfloat16 where the CPU can.
+        how = {
+            "INFERENCE_NUM_THREADS": manifest["runtime"]["threads"],
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        self._model = core.compile_model(core.read_model(str(path)), "CPU", how)
+        self._inputs = self._matched("input", self._model.inputs, manifest["inputs"])
+        self._outputs = self._matched("output", self._model.outputs, manifest["outputs"])
+
+    @staticmethod
+    def _matched(side: str, found: Sequence[Any], tensors: list[dict[str, Any]]) -> list[Any]:
+        order = in_order([port.any_name for port in found], tensors)
+        check_tensors(
+            side, tensors, [(tuple(found[i].shape), found[i].element_type.to_dtype()) for i in order]
+        )
+        return [found[i] for i in order]
+
+    def run(self, arrays: Sequence[Any]) -> list[Any]:
+        results = self._model(dict(zip(self._inputs, arrays)))  # noqa: B905
+        return [np.array(results[port]) for port in self._outputs]
+
+
+class ExecuTorch:
+    """A .pte file in the ExecuTorch runtime of its Python package."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        refuse_illegal_torch("use ExecuTorch's C++ runtime on this machine")
+        logging.getLogger("torchao").setLevel(logging.ERROR)  # kernels for GPUs that it does not find
+        version = manifest["runtime"]["min_version"]
+        requirement = f"executorch=={version}" if version else "executorch"
+        runtime = needed("executorch.runtime", requirement)
+        self._torch = needed("torch", requirement)
+        self.name = version_of("executorch")
+        library = needed("executorch.extension.pybindings.portable_lib", requirement)
+        if hasattr(library, "_unsafe_reset_threadpool"):  # no version has a public way
+            library._unsafe_reset_threadpool(manifest["runtime"]["threads"])
+        self._program = runtime.Runtime.get().load_program(path)
+        self._method = self._program.load_method("forward")
+        about = self._method.metadata
+        for side in ("input", "output"):
+            of = getattr(about, f"{side}_tensor_meta")
+            metas = [of(i) for i in range(getattr(about, f"num_{side}s")())]
+            facts = [(m.sizes(), EXECUTORCH_DTYPES.get(int(m.dtype()), "void")) for m in metas]
+            check_tensors(side, manifest[f"{side}s"], facts)
+
+    def run(self, arrays: Sequence[Any]) -> list[Any]:
+        tensors = [self._torch.from_numpy(np.array(a)) for a in arrays]
+        return [np.array(y.numpy()) for y in self._method.execute(tensors)]
+
+
+class TorchScript:
+    """A TorchScript file in torch."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        refuse_illegal_torch("pip install 'torch>=2.8,<2.10'")
+        self._torch = torch = needed("torch", "torch")
+        self.name = version_of("torch")
+        if manifest["runtime"]["delegates"][:1] == ["qnnpack"]:
+            if "qnnpack" not in torch.backends.quantized.supported_engines:
+                raise Problem(f"{self.name} has no qnnpack engine: pip install torch from PyPI")
+            torch.backends.quantized.engine = "qnnpack"
+        torch.set_num_threads(manifest["runtime"]["threads"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._module = torch.jit.load(str(path), map_location="cpu").eval()
+
+    def run(self, arrays: Sequence[Any]) -> list[Any]:
+        # Without the profiling executor the first run computes as all later ones do.
+        with self._torch.inference_mode(), self._torch.jit.optimized_execution(False):
+            return self._flat(self._module(*(self._torch.from_numpy(np.array(a)) for a in arrays)))
+
+    def _flat(self, result: Any) -> list[Any]:
+        """The tensors of nested tuples, lists and dicts, in order."""
+        if isinstance(result, dict):
+            result = tuple(result.values())
+        if isinstance(result, (tuple, list)):
+            return [array for part in result for array in self._flat(part)]
+        return [np.array(result.numpy())]
+
+
+def refuse_illegal_torch(remedy: str) -> None:
+    """Raise Problem where importing torch would end this program by SIGILL, before it could say a word."""
+    if platform.machine() != "aarch64" or not CPUINFO.is_file():
+        return
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return
+    release = tuple(int(n) for n in version.split("+")[0].split(".")[:2])
+    if release >= LSE_FROM and "atomics" not in CPUINFO.read_text(errors="replace").split():
+        raise Problem(f"torch {version} needs LSE atomics, which this CPU does not have: {remedy}")
+
+
+def engine_class(runtime: dict[str, Any]) -> Any:
+    """What runs the files of the manifest's section "runtime"."""
+    if runtime["name"] == "onnx":
+        return OpenVino if runtime["delegates"][:1] == ["openvino"] else OnnxRuntime
+    known = {"tflite": TFLite, "executorch": ExecuTorch, "torchscript": TorchScript}
+    if runtime["name"] not in known:
+        raise Problem(f"this program runs {', '.join([*known, 'onnx'])}, the bundle is for {runtime['name']}")
+    return known[runtime["name"]]
+
+
+class Model:
+    """The bundle's model in a runtime of this machine. ``runtime`` is the runtime's name."""
+
+    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
+        engine = engine_class(manifest["runtime"])
+        path = checked(root, manifest["models"][0])
+        try:
+            self._engine = engine(path, manifest)
+        except (Problem, KeyError):
+            raise
+        except Exception as exc:  # each runtime has errors of its own
+            raise Problem(f"{engine.__name__} cannot load {path.name}: {first_line(exc)}") from exc
+        self.runtime: str = self._engine.name
+        self._path, self._inputs, self._outputs = path, manifest["inputs"], manifest["outputs"]
+
+    def run(self, arrays: Sequence[Any]) -> list[Any]:
+        """One inference: arrays as the file stores them, in and out."""
+        check_tensors("input", self._inputs, [(a.shape, a.dtype) for a in arrays])
+        try:
+            outputs = self._engine.run(arrays)
+        except Exception as exc:
+            raise Problem(f"{self.runtime} cannot run {self._path.name}: {first_line(exc)}") from exc
+        check_tensors("output", self._outputs, [(a.shape, a.dtype) for a in outputs])
+        return list(outputs)
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of a runtime's message, some of which run over pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+# -- what this program does
 
 
 def check_golden(root: Path) -> bool:
@@ -297,6 +512,8 @@ def check_golden(root: Path) -> bool:
     tolerance, samples, failed = golden["tolerance"], golden["samples"], 0
     if not samples:
         raise Problem("the bundle has no golden samples to check")
+    for entry in [*manifest["models"][1:], *manifest.get("files", [])]:
+        checked(root, entry)
     precision = manifest["models"][0]["precision"]
     print(f"{manifest['name']} for {manifest['profile']}, {precision}, in {model.runtime}")
     for i, sample in enumerate(samples):

@@ -12,13 +12,17 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.backends import SUFFIX_OF
 from edgekit.bundle.golden import GoldenSample, Tolerance
 from edgekit.bundle.manifest import manifest_schema
+from edgekit.bundle.readme import readme
+from edgekit.bundle.recipes import recipe_of
 from edgekit.errors import StepFailed
 from edgekit.jsoncheck import first_problem
 from edgekit.store import digest_file, translate_os_errors, write_atomic
@@ -27,15 +31,7 @@ from edgekit.types import Artifact, ModelSpec, TensorSpec, to_json
 if TYPE_CHECKING:
     from edgekit.types import Array
 
-_README = """\
-{name} for {profile}: {precision} {format}, made by edgekit {version}.
-
-    python run.py                  checks the golden samples in golden/
-    python run.py --input x.npy    runs one input
-
-Needs Python 3.9 or later, numpy and one of ai-edge-litert, tflite-runtime, tensorflow.
-manifest.json says what an app needs to know: inputs, outputs, layout, quantisation, labels, licences.
-"""
+_OWN_FILES = ("manifest.json", "run.py", "README.txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +42,18 @@ class RuntimeTarget:
     min_version: str
     delegates: tuple[str, ...]
     threads: int
+
+
+def model_names(artifact: Artifact, companions: Sequence[Artifact]) -> list[str]:
+    """Names of the model files in a bundle: "model" + suffix, then "model_PRECISION" + suffix.
+
+    Raises StepFailed when two would have one name.
+    """
+    names = [f"model{SUFFIX_OF[artifact.format]}"]
+    names += [f"model_{c.precision}{SUFFIX_OF[c.format]}" for c in companions]
+    if len(set(names)) != len(names):
+        raise StepFailed(f"two model files of a bundle would have one name: {', '.join(names)}")
+    return names
 
 
 def write_bundle(
@@ -60,21 +68,29 @@ def write_bundle(
     provenance: Mapping[str, Any],
     licences: Mapping[str, str],
     input_ranges: Sequence[tuple[float, float] | None] | None = None,
+    companions: Sequence[Artifact] = (),
+    extra_files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Path:
     """Write ``out``/bundle and return its path; an older bundle there is replaced only when all is ready.
 
     ``golden`` holds arrays as the artifact stores them. ``provenance`` needs ``edgekit_version``,
     ``source_sha256`` and ``plan_digest``. ``input_ranges`` are the real values that calibration saw.
-    Raises StepFailed when a sample does not fit the artifact or the artifact is damaged, StoreError when
-    the disk is full.
+    ``companions`` are the same model in other precisions, with the same inputs and outputs in real values.
+    ``extra_files`` lie in the bundle under their names; those that begin with "#!" are executable.
+    Raises StepFailed when a sample does not fit the artifact, a name is taken or leads out of the bundle or
+    an artifact is damaged, StoreError when the disk is full.
     """
+    names = model_names(artifact, companions)
+    _check_extra_names(extra_files, names)
     _check_tensors(artifact, spec)
+    for companion in companions:
+        _check_tensors(companion, spec)
     for i, sample in enumerate(golden):
         _check_arrays(f"inputs of golden sample {i}", sample.inputs, artifact.inputs)
         _check_arrays(f"outputs of golden sample {i}", sample.outputs, artifact.outputs)
     with _replacing(out, "bundle") as folder:
-        model = f"model.{artifact.format}"
-        _copy_model(artifact, folder / model)
+        for file, name in zip((artifact, *companions), names, strict=True):
+            _copy_model(file, folder / name)
         manifest = {
             "schema_version": 1,
             "name": spec.name,
@@ -82,14 +98,16 @@ def write_bundle(
             "task": spec.task,
             "models": [
                 {
-                    "path": model,
-                    "sha256": artifact.sha256,
-                    "bytes": artifact.bytes,
-                    "format": artifact.format,
-                    "precision": artifact.precision,
+                    "path": name,
+                    "sha256": file.sha256,
+                    "bytes": file.bytes,
+                    "format": file.format,
+                    "precision": file.precision,
                 }
+                for file, name in zip((artifact, *companions), names, strict=True)
             ],
-            "runtime": to_json(runtime),
+            "files": [_write_extra(folder, name, data) for name, data in sorted(extra_files.items())],
+            "runtime": _runtime(runtime, artifact),
             "inputs": _tensors(artifact.inputs, spec.inputs, input_ranges),
             "outputs": _tensors(artifact.outputs, spec.outputs, None),
             "preprocessing": to_json(spec.preprocessing),
@@ -104,18 +122,34 @@ def write_bundle(
         if problem := first_problem(manifest, manifest_schema()):
             raise StepFailed(f"the manifest does not fit its schema at {problem}")
         write_atomic(folder / "run.py", files("edgekit.bundle").joinpath("run.py").read_bytes())
-        write_atomic(
-            folder / "README.txt",
-            _README.format(
-                name=spec.name,
-                profile=profile,
-                precision=artifact.precision,
-                format=artifact.format,
-                version=provenance["edgekit_version"],
-            ),
-        )
+        (folder / "run.py").chmod(0o755)
+        write_atomic(folder / "README.txt", readme(manifest))
         write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1, allow_nan=False) + "\n")
     return out / "bundle"
+
+
+def _runtime(runtime: RuntimeTarget, artifact: Artifact) -> dict[str, Any]:
+    package = recipe_of(runtime.name, runtime.delegates).package
+    return {**to_json(runtime), "package": package, "tested_version": artifact.tools.get(package)}
+
+
+def _check_extra_names(extra_files: Mapping[str, bytes], models: Sequence[str]) -> None:
+    for name in extra_files:
+        pure = PurePosixPath(name)
+        plain = name == str(pure) and not pure.is_absolute() and ".." not in pure.parts and name != "."
+        if not plain or any(c in name for c in "\\:\0"):
+            raise StepFailed(
+                f"a file of the bundle cannot be called {name!r}: that is no plain relative path"
+            )
+        if pure.parts[0] in (*_OWN_FILES, *models, "golden"):
+            raise StepFailed(f"a file of the bundle cannot be called {name!r}: that name is taken")
+
+
+def _write_extra(folder: Path, name: str, data: bytes) -> dict[str, str]:
+    write_atomic(folder / name, data)
+    if data.startswith(b"#!"):
+        (folder / name).chmod(0o755)
+    return {"path": name, "sha256": digest_file(folder / name)}
 
 
 def _check_tensors(artifact: Artifact, spec: ModelSpec) -> None:

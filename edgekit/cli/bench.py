@@ -21,7 +21,9 @@ from edgekit.cli.console import json_option, print_json, print_table
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
 )
-@click.option("--per-op", is_flag=True, help="Also list instructions by operator (emulator).")
+@click.option(
+    "--per-op", is_flag=True, help="Also list operators: microseconds, or instructions on the emulator."
+)
 @json_option
 def bench(
     path: Path,
@@ -38,8 +40,10 @@ def bench(
     On this host: latency with median, p90 and the 95 % interval of the median. On the emulator:
     instructions per inference in total and by class, modelled cache misses and memory; its latency means
     nothing and is not reported. Bundles run on their first golden sample, bare files on seeded random values.
+
+    FILE is .tflite, .pte, .onnx or a TorchScript .pt. The times of --per-op come from one further run under
+    the runtime's own profiler, which costs time itself.
     """
-    from edgekit.backends import get_backend
     from edgekit.bench import bench as run_bench
     from edgekit.cli.targets import open_subject, profile_for, raw_inputs
     from edgekit.devices import open_link
@@ -53,15 +57,13 @@ def bench(
     emulated = link.source == "emulator"
     if emulated and threads != 1:
         raise UserError("instruction counts are exact with one thread only", hint="leave --threads out")
-    if per_op and not emulated:
-        raise UserError("--per-op counts instructions and needs the emulator", hint="add --device emulator")
     protocol = RunProtocol(
         warmup=(1 if emulated else 10) if warmup is None else warmup,
         runs=runs or (1 if emulated else 50),
         threads=threads,
     )
     done = run_bench(
-        get_backend(subject.artifact.format),
+        subject.backend,
         subject.artifact,
         raw_inputs(subject.artifact, subject.manifest),
         link,
@@ -94,9 +96,18 @@ def bench(
                 (k, f"{v:,.0f}", f"{100 * v / total:.1f} %") for k, v in m["detail"]["classes"].items()
             ]
             print_table(("class", "instructions", "share"), classes)
-            ops = [(o["name"], f"{o['instructions']:,.0f}") for o in m["detail"].get("ops", [])]
-            if ops:
-                print_table(("operator", "instructions"), ops)
+        _print_operators(m["detail"].get("ops", []))
+
+
+def _print_operators(ops: list[dict[str, Any]]) -> None:
+    """Operators in execution order, each with its share of their sum."""
+    if not ops:
+        return
+    unit = "us" if "us" in ops[0] else "instructions"
+    total = sum(o[unit] for o in ops) or 1
+    figure = "{:,.1f}" if unit == "us" else "{:,.0f}"
+    rows = [(o["name"], figure.format(o[unit]), f"{100 * o[unit] / total:.1f} %") for o in ops]
+    print_table(("operator", unit, "share"), rows)
 
 
 def _figure(value: float | None, unit: str) -> str:

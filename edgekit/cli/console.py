@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -61,7 +61,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table = Table()
         for i, name in enumerate(columns):
             numeric = all(_is_figure(row[i]) for row in rows)
-            table.add_column(name, justify="right" if numeric else "left")
+            justify: Literal["left", "right"] = "right" if numeric else "left"
+            table.add_column(name, justify=justify, no_wrap=numeric, overflow="fold", min_width=len(name))
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         out.print(table)

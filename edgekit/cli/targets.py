@@ -10,8 +10,21 @@ from edgekit.errors import Unsupported, UserError
 from edgekit.types import Artifact
 
 if TYPE_CHECKING:
+    from edgekit.backends import Backend
     from edgekit.bundle import Manifest
     from edgekit.profiles.schema import DeviceProfile
+
+
+FORMATS = {
+    ".tflite": "tflite",
+    ".pte": "executorch",
+    ".onnx": "onnx",
+    ".pt": "torchscript",
+    ".pth": "torchscript",
+    ".ts": "torchscript",
+    ".torchscript": "torchscript",
+}
+"""Runtime of a bare model file, by how its name ends."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +34,20 @@ class Subject:
     artifact: Artifact
     manifest: Manifest | None
 
+    @property
+    def backend(self) -> Backend:
+        """What reads and runs the file."""
+        from edgekit.backends import RUNTIME_OF, get_backend
+
+        return get_backend(RUNTIME_OF[self.artifact.format])
+
 
 def open_subject(path: Path) -> Subject:
-    """Open a bundle folder, a build's output folder, or a .tflite file."""
-    from edgekit.backends.tflite.backend import open_file
+    """Open a bundle folder, a build's output folder, or a model file.
+
+    Raises UserError for what is neither or is damaged, Unsupported for a file that no backend reads.
+    """
+    from edgekit.backends import get_backend
 
     if path.is_dir():
         from edgekit.bundle import load_manifest
@@ -35,13 +58,20 @@ def open_subject(path: Path) -> Subject:
                 f"{path} is no bundle: it has no manifest.json", hint="name a folder made by edgekit build"
             )
         manifest = load_manifest(folder)
-        artifact = open_file(manifest.model_path)
-        return Subject(replace(artifact, inputs=manifest.inputs, outputs=manifest.outputs), manifest)
-    if path.suffix != ".tflite":
-        raise Unsupported(
-            f"{path.name} is not a .tflite file or a bundle", hint="give a bundle folder or a .tflite file"
+        artifact = get_backend(str(manifest.data["runtime"]["name"])).open_file(manifest.model_path)
+        artifact = replace(
+            artifact,
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+            precision=manifest.data["models"][0]["precision"],
         )
-    return Subject(open_file(path), None)
+        return Subject(artifact, manifest)
+    if path.suffix not in FORMATS:
+        raise Unsupported(
+            f"{path.name} is not a model file or a bundle",
+            hint=f"give a bundle folder or a file that ends in {', '.join(FORMATS)}",
+        )
+    return Subject(get_backend(FORMATS[path.suffix]).open_file(path), None)
 
 
 def profile_for(name: str | None, manifest: Manifest | None, device: str) -> DeviceProfile | None:
@@ -57,17 +87,29 @@ def profile_for(name: str | None, manifest: Manifest | None, device: str) -> Dev
 
 
 def raw_inputs(artifact: Artifact, manifest: Manifest | None) -> tuple[Any, ...]:
-    """Arrays as the file stores them: the first golden sample, else seeded random values."""
-    import numpy as np
+    """Arrays as the file stores them: the first golden sample, else seeded random values.
 
-    if manifest is not None:
+    Floats are standard normal, 8-bit integers any value, wider ones (indices, lengths) and booleans 0.
+    """
+    if manifest is not None and manifest.data["golden"]["samples"]:
         from edgekit.bundle import golden_samples
 
         return golden_samples(manifest)[0].inputs
+    return _random_inputs(artifact)
+
+
+def _random_inputs(artifact: Artifact) -> tuple[Any, ...]:
+    import numpy as np
+
     rng = np.random.default_rng(0)
-    return tuple(
-        rng.integers(-128, 128, t.shape).astype(t.dtype)
-        if t.dtype == "int8"
-        else rng.standard_normal(t.shape).astype(t.dtype)
-        for t in artifact.inputs
-    )
+    arrays = []
+    for tensor in artifact.inputs:
+        dtype = np.dtype(tensor.dtype)
+        if dtype.kind == "f":
+            arrays.append(rng.standard_normal(tensor.shape).astype(dtype))
+        elif dtype.kind in "iu" and dtype.itemsize == 1:
+            limits = np.iinfo(dtype)
+            arrays.append(rng.integers(limits.min, limits.max + 1, tensor.shape).astype(dtype))
+        else:
+            arrays.append(np.zeros(tensor.shape, dtype))
+    return tuple(arrays)

@@ -30,7 +30,6 @@ def verify(bundle: Path, device: str, profile: str | None, as_json: bool) -> Non
         )
     infer = None
     if device != "here":
-        from edgekit.backends import get_backend
         from edgekit.bench import bench
         from edgekit.devices import open_link
         from edgekit.store import Store
@@ -38,7 +37,7 @@ def verify(bundle: Path, device: str, profile: str | None, as_json: bool) -> Non
 
         store = Store()
         link = open_link(device, profile_for(profile, manifest, device), store)
-        backend = get_backend(subject.artifact.format)
+        backend = subject.backend
         once = RunProtocol(warmup=0, runs=1, threads=1)
 
         def infer(inputs: Any) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from edgekit.errors import DeviceError
+from packaging.requirements import Requirement
+
+from edgekit.errors import DeviceError, MissingDependency
 from edgekit.types import DeviceCommand, MeasurementSource
 
 _LAST_LINES = 8
@@ -73,14 +76,33 @@ class Link(Protocol):
     ) -> RunResult:
         """Push the command's files into an empty folder there, run it in that folder, bring its outputs back.
 
+        With ``command.python`` the program is run by a Python of the device that has those packages.
+
         The arguments reach the program as they are; no shell sees them. A non-zero exit code is a result,
         not an error. ``count`` counts instructions in the regions that the program marks, ``caches`` models
         the caches as well, ``per_op`` makes the program's clock tick in instructions (one per microsecond).
         Counts are exact for programs of one thread.
 
         Raises DeviceError when the program crashes, does not end within ``timeout_s`` or does not write an
-        output; Unsupported for a count that this link cannot take.
+        output; Unsupported for a count that this link cannot take; MissingDependency without a Python that
+        has the packages.
         """
+
+
+def check_packages(requirements: Sequence[str], where: str) -> None:
+    """Raise MissingDependency unless this Python has ``requirements``: "torch>=2.8", without markers."""
+    for requirement in map(Requirement, requirements):
+        try:
+            found = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError as exc:
+            raise MissingDependency(
+                f"{where} has no Python package {requirement.name}", hint=f"pip install '{requirement}'"
+            ) from exc
+        if not requirement.specifier.contains(found, prereleases=True):
+            raise MissingDependency(
+                f"{where} has {requirement.name} {found}, but the file needs {requirement}",
+                hint=f"pip install '{requirement}'",
+            )
 
 
 def check_command(command: DeviceCommand) -> None:

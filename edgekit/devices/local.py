@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgekit.devices.base import RunResult, check_command, collect, push, raise_crash
+from edgekit.devices.base import (
+    RunResult,
+    check_command,
+    check_packages,
+    collect,
+    push,
+    raise_crash,
+)
 from edgekit.devices.process import run_process
 from edgekit.errors import Unsupported
 from edgekit.store import Store
@@ -55,15 +63,19 @@ class LocalLink:
         caches: bool = False,
         per_op: bool = False,
     ) -> RunResult:
-        """See :meth:`edgekit.devices.base.Link.run`. Counts nothing: Unsupported when asked to."""
+        """See :meth:`edgekit.devices.base.Link.run`. Counts nothing: Unsupported when asked to.
+
+        The Python of this host is the one that edgekit runs in.
+        """
         if count or caches or per_op:
             _refuse_counting()
         check_command(command)
+        check_packages(command.python, "this host")
         program = command.argv[0]
         with self._store.scratch() as folder:
             push(command, folder)
             done = run_process(
-                [str(folder / program), *command.argv[1:]],
+                [*([sys.executable] if command.python else []), str(folder / program), *command.argv[1:]],
                 folder=folder,
                 env={**ENVIRONMENT, **command.env},
                 timeout_s=timeout_s,

@@ -76,6 +76,17 @@ def instruction_clock(store: Store) -> Path:
     )
 
 
+def run_marks(store: Store) -> Path:
+    """The arm64 library by which Python programs mark measured runs for the counter."""
+    return _compile(
+        store,
+        _compiler("aarch64"),
+        output="ekmarks.so",
+        sources=("ekmarks.c",),
+        flags=(*_FLAGS, "-fPIC", "-shared"),
+    )
+
+
 def _compiler(arch: str) -> _Compiler:
     names: tuple[str, ...]
     if arch == platform.machine():

@@ -60,6 +60,7 @@ def plan_scheme(
         io=_io(target, wanted, settings),
         keep_nchw=request.keep_nchw,
         delegate=target.delegate,
+        delegate_version=target.version if target.delegate == "tensorrt" else "",
     )
 
 

@@ -102,6 +102,8 @@ def _targets(profile: DeviceProfile) -> Iterator[str]:
 
 def _target(profile: DeviceProfile, target: Target) -> Iterator[str]:
     first = target.precisions[0]
+    if target.version and target.min_version and _parts(target.version) < _parts(target.min_version):
+        yield f"version is {target.version}, older than min_version {target.min_version}"
     match target.delegate:
         case "gpu" if first == "int8":
             yield "the GPU delegate computes in float and dequantises int8 weights; put fp16 first"
@@ -112,6 +114,8 @@ def _target(profile: DeviceProfile, target: Target) -> Iterator[str]:
                 yield f"{profile.accelerator.name} has no int8 path; leave int8 out"
             if "dynamic" in target.precisions:
                 yield "TensorRT has no dynamic-range precision; leave dynamic out"
+            if not target.version:
+                yield 'say which TensorRT the device has, for example version = "10.3" (JetPack 6.2)'
         case "nnapi":
             if not set(target.precisions) <= _NNAPI_PRECISIONS:
                 yield "NNAPI runs full int8 or float models; leave dynamic out"
@@ -123,6 +127,14 @@ def _target(profile: DeviceProfile, target: Target) -> Iterator[str]:
             pass
     if target.delegate in ("xnnpack", "nnapi") and not profile.constraints.static_shapes:
         yield "this delegate takes static shapes only; set constraints.static_shapes = true"
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    """Numbers of a version, without zeros at the end: "10.0" is as old as "10"."""
+    numbers = [int(part) if part.isdigit() else 0 for part in version.split(".")]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def _constraints(profile: DeviceProfile) -> Iterator[str]:

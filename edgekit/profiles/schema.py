@@ -129,6 +129,9 @@ class Target(_Section):
     precisions: tuple[Precision, ...] = Field(min_length=1, strict=False)
     min_version: str = ""
     """Oldest runtime (for tensorrt: TensorRT) that takes what edgekit writes; "" if unknown."""
+    version: str = Field(default="", pattern=r"^(\d+(\.\d+)*)?$")
+    """The runtime's version on the device where files and scripts depend on it: "10.3" for tensorrt of
+    JetPack 6.2; "" if unknown."""
     warnings: tuple[str, ...] = Field(default=(), strict=False)
 
     @field_validator("precisions")

@@ -113,6 +113,28 @@ def make_data(
     )
 
 
+def with_dtypes(data: Data, dtypes: Sequence[str]) -> Data:
+    """``data`` with integer inputs in the integer types that a model takes, one per input.
+
+    Floats and what does not fit are left for :func:`edgekit.sources.checks.check_data` to refuse. Raises
+    DataError when a value is outside of the type's range.
+    """
+    if len(dtypes) != len(data.inputs):
+        return data
+    inputs = []
+    for array, name in zip(data.inputs, dtypes, strict=True):
+        wanted = np.dtype(name)
+        if array.dtype.kind in "iu" and wanted.kind in "iu" and array.dtype != wanted:
+            info = np.iinfo(wanted)
+            if int(array.min()) < info.min or int(array.max()) > info.max:
+                raise DataError(
+                    f"values of {data.source} span {array.min()}..{array.max()}, which {name} cannot hold"
+                )
+            array = array.astype(wanted)
+        inputs.append(array)
+    return replace(data, inputs=tuple(inputs))
+
+
 def spread(n: int, limit: int | None, *, seed: int = 0) -> list[int]:
     """Indices of a subset: all when ``limit`` is None or not less than ``n``, else stratified.
 

@@ -17,17 +17,31 @@ if TYPE_CHECKING:
 
 _SEED = 0
 
+INDEX_LIMIT = 2
+"""Random indices are below this: valid in every table that is one."""
 
-def random_inputs(shapes: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
-    """Seeded standard-normal float32 tensors; the same for the same shapes, whatever ran before.
 
-    Raises SourceError when this machine has not the memory for them.
+def random_inputs(
+    shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str | None] | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Seeded tensors; the same for the same shapes and types, whatever ran before.
+
+    ``dtypes`` are numpy names, None for float32. Floats are standard normal; integers are 0 or 1, since
+    nothing says how large an index may be, and every table has at least two rows. Raises SourceError when
+    this machine has not the memory for them.
     """
     import torch
 
     generator = torch.Generator().manual_seed(_SEED)
+
+    def draw(shape: tuple[int, ...], dtype: str | None) -> torch.Tensor:
+        kind: torch.dtype = getattr(torch, dtype or "float32")
+        if kind.is_floating_point:
+            return torch.randn(shape, generator=generator).to(kind)
+        return torch.randint(0, INDEX_LIMIT, shape, generator=generator).to(kind)
+
     try:
-        return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+        return tuple(map(draw, shapes, dtypes or [None] * len(shapes)))
     except RuntimeError as exc:  # torch's allocator and its overflow checks raise no subclass
         shown = ", ".join(str(tuple(shape)) for shape in shapes)
         raise SourceError(
@@ -58,6 +72,13 @@ def run_once(
         hint = "check --input-shape (batch first, for example 1,3,224,224) against what the model takes"
         if re.search(r"scalar type|same dtype|of dtype", reason):
             hint = "samples and weights must have one dtype; float models have to be float32: model.float()"
+        if re.search(r"indices.*(Long|Int)|must be long, int|IndexError", reason) and all(
+            t.is_floating_point() for t in inputs
+        ):
+            hint = (
+                "forward takes indices, such as token ids: write --input-shape 1,16:int64, or give integer "
+                "calibration data (--calib)"
+            )
         if wanted and len(wanted) != len(inputs):
             hint = (
                 f"forward takes {len(wanted)} inputs ({', '.join(wanted)}): give --input-shape once for each"

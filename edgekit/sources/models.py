@@ -13,9 +13,9 @@ raises, NaN weights or NaN outputs end the build at its first second, in one sen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import DataError, SourceError
 from edgekit.sources import inspection
@@ -51,14 +51,16 @@ def load_model(
     *,
     weights: Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
+    input_dtypes: Sequence[str | None] | None = None,
     calib: Data | None = None,
     task: Task | None = None,
 ) -> LoadedModel:
     """Load and run a model.
 
     ``input_shapes`` are batch first, one per input; without them the shapes of the calibration
-    samples are taken with a batch of 1, or those stored in a .pt2 or .onnx file. ``task`` overrides
-    the guess (classification when the single output is (n, C), C >= 2).
+    samples are taken with a batch of 1, or those stored in a .pt2 or .onnx file. ``input_dtypes`` are
+    numpy names such as "int64", one per input; None stands for that of the calibration samples, of the
+    file, or float32. ``task`` overrides the guess (classification when the single output is (n, C), C >= 2).
 
     Raises SourceError when the model does not load, does not run, or holds or gives NaN; DataError
     when the calibration samples are channels-last for a channels-first model.
@@ -67,7 +69,7 @@ def load_model(
         return _load_demo(weights)
     path = Path(spec)
     if is_callable_spec(spec):
-        return _load_callable(spec, weights, input_shapes, calib, task)
+        return _load_callable(spec, weights, _Wanted(input_shapes, input_dtypes, calib), task)
     if path.suffix == ".py":
         raise SourceError(
             f"{spec} names no callable", hint=f"write {spec}:NAME, NAME a function without arguments"
@@ -86,8 +88,17 @@ def load_model(
             f"{spec} holds its own weights", hint="leave --weights away, or give file.py:callable"
         )
     if path.suffix == ".onnx":
-        return _load_onnx(path, input_shapes, calib, task)
-    return _load_torch_file(path, input_shapes, calib, task)
+        return _load_onnx(path, _Wanted(input_shapes, input_dtypes, calib), task)
+    return _load_torch_file(path, _Wanted(input_shapes, input_dtypes, calib), task)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What was said of the inputs: shapes, types, and samples."""
+
+    shapes: Sequence[tuple[int, ...]] | None
+    dtypes: Sequence[str | None] | None
+    calib: Data | None
 
 
 def _load_demo(weights: Path | None) -> LoadedModel:
@@ -104,8 +115,7 @@ def _load_demo(weights: Path | None) -> LoadedModel:
 def _load_callable(
     spec: str,
     weights: Path | None,
-    input_shapes: Sequence[tuple[int, ...]] | None,
-    calib: Data | None,
+    wanted: _Wanted,
     task: Task | None,
 ) -> LoadedModel:
     import torch
@@ -121,47 +131,51 @@ def _load_callable(
 
         load_weights(module, weights)
     scripted = isinstance(module, torch.jit.ScriptModule)
-    inputs = _example_inputs(spec, input_shapes, calib, stored=None)
+    inputs = _example_inputs(spec, wanted)
     return _settle(
-        module, spec, entry.name, inputs, task=task, calib=calib, code=entry.code, trainable=not scripted
+        module,
+        spec,
+        entry.name,
+        inputs,
+        task=task,
+        calib=wanted.calib,
+        code=entry.code,
+        trainable=not scripted,
     )
 
 
-def _load_torch_file(
-    path: Path, input_shapes: Sequence[tuple[int, ...]] | None, calib: Data | None, task: Task | None
-) -> LoadedModel:
+def _load_torch_file(path: Path, wanted: _Wanted, task: Task | None) -> LoadedModel:
     from edgekit.sources.torch_files import load_program, load_torchscript
     from edgekit.store import digest_file
 
     names: tuple[str, ...] = ()
-    stored = None
+    stored: tuple[TensorSpec, ...] | None = None
     if path.suffix == ".pt2":
         module, stored, names = load_program(path)
     else:
         module = load_torchscript(path)
-    inputs = _example_inputs(str(path), input_shapes, calib, stored)
+    inputs = _example_inputs(str(path), wanted, stored)
     return _settle(
         module,
         str(path),
         path.stem,
         inputs,
         task=task,
-        calib=calib,
+        calib=wanted.calib,
         names=names,
         sha256=digest_file(path),
         trainable=False,
     )
 
 
-def _load_onnx(
-    path: Path, input_shapes: Sequence[tuple[int, ...]] | None, calib: Data | None, task: Task | None
-) -> LoadedModel:
+def _load_onnx(path: Path, wanted: _Wanted, task: Task | None) -> LoadedModel:
     import torch
 
     from edgekit.sources.onnx_files import OnnxFile
 
     file = OnnxFile(path)
-    inputs = _example_inputs(str(path), input_shapes, calib, file.static_shapes)
+    wanted = replace(wanted, dtypes=file.dtypes)
+    inputs = _example_inputs(str(path), wanted, file.signature)
     inputs = tuple(t.to(getattr(torch, d)) for t, d in zip(inputs, file.dtypes, strict=False))
     model = file.run([t.numpy() for t in inputs])
     spec = ModelSpec(
@@ -178,17 +192,16 @@ def _load_onnx(
 
 
 def _example_inputs(
-    source: str,
-    shapes: Sequence[tuple[int, ...]] | None,
-    calib: Data | None,
-    stored: tuple[tuple[int, ...], ...] | None,
+    source: str, wanted: _Wanted, stored: tuple[TensorSpec, ...] | None = None
 ) -> tuple[torch.Tensor, ...]:
-    """Inputs for the first run: calibration samples where they fit the asked shapes, else random."""
-    import torch
+    """Inputs for the first run: calibration samples where they fit the asked shapes, else random.
 
+    ``stored`` is the signature that a file brings with it.
+    """
+    shapes, calib = wanted.shapes, wanted.calib
     if shapes is None and calib is not None:
         shapes = [(1, *array.shape[1:]) for array in calib.inputs]
-    shapes = shapes or stored
+    shapes = shapes or (None if stored is None else [t.shape for t in stored])
     if not shapes:
         raise SourceError(
             f"the input shape of {source} is not known",
@@ -198,13 +211,28 @@ def _example_inputs(
         raise SourceError(
             f"input shape {tuple(shapes)} has an empty axis", hint="every dimension is at least 1"
         )
+    dtypes: list[str | None] = list(wanted.dtypes or [None] * len(shapes))
+    if len(dtypes) != len(shapes):
+        dtypes = [None] * len(shapes)
+    if stored is not None and len(stored) == len(shapes):
+        dtypes = [given or t.dtype for given, t in zip(dtypes, stored, strict=True)]
     if calib is not None and len(calib) and len(calib.inputs) == len(shapes):
         fits = all(a.shape[1:] == tuple(s[1:]) for a, s in zip(calib.inputs, shapes, strict=True))
         batch = shapes[0][0]
         if fits and all(s[0] == batch for s in shapes):
             rows = [i % len(calib) for i in range(batch)]
-            return tuple(torch.from_numpy(array[rows].copy()) for array in calib.inputs)
-    return inspection.random_inputs(shapes)
+            return tuple(_sample(a[rows], d) for a, d in zip(calib.inputs, dtypes, strict=True))
+        dtypes = [d or a.dtype.name for d, a in zip(dtypes, calib.inputs, strict=True)]
+    return inspection.random_inputs(shapes, dtypes)
+
+
+def _sample(array: Any, dtype: str | None) -> torch.Tensor:
+    """Samples as a tensor; integers in the integer type that was asked for."""
+    import numpy as np
+    import torch
+
+    integers = dtype is not None and array.dtype.kind in "iu" and np.dtype(dtype).kind in "iu"
+    return torch.from_numpy(array.astype(dtype) if integers else array.copy())
 
 
 def _settle(
@@ -318,6 +346,4 @@ def _settled_task(
 def _replace_spec(
     loaded: LoadedModel, *, labels: tuple[str, ...], preprocessing: Preprocessing
 ) -> LoadedModel:
-    from dataclasses import replace
-
     return replace(loaded, spec=replace(loaded.spec, labels=labels, preprocessing=preprocessing))

@@ -67,6 +67,17 @@ class OnnxFile:
         return tuple(found)
 
     @property
+    def signature(self) -> tuple[TensorSpec, ...] | None:
+        """The inputs, with a symbolic batch read as 1; None when another axis is free."""
+        shapes = self.static_shapes
+        if shapes is None:
+            return None
+        names = [v.name for v in self._session.get_inputs()]
+        return tuple(
+            TensorSpec(name=n, shape=s, dtype=d) for n, s, d in zip(names, shapes, self.dtypes, strict=True)
+        )
+
+    @property
     def dtypes(self) -> tuple[str, ...]:
         """numpy names of the inputs' types. Raises SourceError for one that edgekit cannot feed."""
         known = {**_FLOATS, **_INTS}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError
+from edgekit.types import TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +25,8 @@ _SAVE_AGAIN = "save plain tensors: torch.save(model.state_dict(), path), or safe
 _SHOWN_KEYS = 4
 
 
-def load_program(path: Path) -> tuple[torch.nn.Module, tuple[tuple[int, ...], ...] | None, tuple[str, ...]]:
-    """A ``.pt2`` file: the module, the shapes of its stored sample inputs or None, its input names.
+def load_program(path: Path) -> tuple[torch.nn.Module, tuple[TensorSpec, ...] | None, tuple[str, ...]]:
+    """A ``.pt2`` file: the module, the signature of its stored sample inputs or None, its input names.
 
     Raises SourceError when the file is not a torch.export archive, or holds unsafe pickles.
     """
@@ -44,8 +45,14 @@ def load_program(path: Path) -> tuple[torch.nn.Module, tuple[tuple[int, ...], ..
         ) from exc
     samples = program.example_inputs[0] if program.example_inputs else ()
     tensors = all(isinstance(s, torch.Tensor) for s in samples)
-    shapes = tuple(tuple(int(d) for d in s.shape) for s in samples) if samples and tensors else None
-    return module, shapes, tuple(program.graph_signature.user_inputs)
+    names = tuple(program.graph_signature.user_inputs)
+    if not samples or not tensors or len(samples) != len(names) or not all(s.numel() for s in samples):
+        return module, None, names
+    specs = tuple(
+        TensorSpec(name=n, shape=tuple(map(int, t.shape)), dtype=str(t.dtype).removeprefix("torch."))
+        for n, t in zip(names, samples, strict=True)
+    )
+    return module, specs, names
 
 
 def load_torchscript(path: Path) -> torch.nn.Module:

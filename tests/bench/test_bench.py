@@ -16,6 +16,7 @@ from edgekit.devices.fake import FakeLink
 from edgekit.errors import DeviceError
 from edgekit.types import DeviceCommand, Measurement, RunProtocol
 
+OPS = [{"name": "CONV", "us": 700}, {"name": "Add (ND)", "us": 30}]
 TIMES = [3.0, 1.0, 2.0, 10.0, 2.0, 2.0, 2.0, 2.0]
 
 
@@ -29,12 +30,17 @@ class FakeBackend:
         program = scratch / "program"
         program.write_bytes(b"")
         argv = ("program", str(protocol.runs), "-p" if per_op else "-")
+        outputs = ("out0.bin", "profile.json") if per_op else ("out0.bin",)
         return DeviceCommand(
-            argv=argv, files={"program": program, "in0.bin": scratch / "in0.bin"}, outputs=("out0.bin",)
+            argv=argv, files={"program": program, "in0.bin": scratch / "in0.bin"}, outputs=outputs
         )
 
-    def parse(self, stdout: str) -> Mapping[str, Any]:
-        return dict(json.loads(stdout))
+    def parse(self, stdout: str, outputs: Mapping[str, bytes] | None = None) -> Mapping[str, Any]:
+        """The profile is a file that the runner writes, as with ExecuTorch's ETDump."""
+        report = dict(json.loads(stdout))
+        if outputs and "profile.json" in outputs:
+            report["ops"] = json.loads(outputs["profile.json"])
+        return report
 
     def read_outputs(self, artifact: Any, files: Any) -> list[np.ndarray]:
         return [np.frombuffer(raw, np.float32) for raw in files]
@@ -71,12 +77,9 @@ def answer(command: DeviceCommand, folder: Path, **rest: Any) -> RunResult:
     """Doubles the input, as the program of the backend would."""
     values = np.frombuffer((folder / "in0.bin").read_bytes(), np.float32) * 2
     (folder / "out0.bin").write_bytes(values.tobytes())
-    events = [
-        {"tag": "Invoke", "us": 9, "type": 1},
-        {"tag": "CONV", "us": 700, "type": 2},
-        {"tag": "Add (ND)", "us": 30, "type": 8},
-    ]
-    report = {"runs_ms": TIMES, "load_ms": 5.0, "peak_rss_kb": 2000, "events": events}
+    if "profile.json" in command.outputs:
+        (folder / "profile.json").write_text(json.dumps(OPS))
+    report = {"runs_ms": TIMES, "load_ms": 5.0, "peak_rss_kb": 2000}
     return RunResult(returncode=0, stdout=json.dumps(report), stderr="", **rest)
 
 
@@ -135,6 +138,31 @@ def test_instructions_by_operator_are_a_run_of_their_own(run: Callable[..., Any]
     assert [(o["name"], o["instructions"]) for o in ops] == [("CONV", 700.0), ("Add (ND)", 30.0)]
     assert [c.per_op for c in link.calls] == [False, True]
     assert link.calls[1].command.argv[1:] == ("1", "-p"), "once is enough, and with the profiler"
+
+
+def test_times_by_operator_come_from_a_run_of_their_own_too(run: Callable[..., Any]) -> None:
+    done, link = run(answer, per_op=True)
+    latency = by_metric(done)["latency"]
+    assert [(o["name"], o["op"], o["us"]) for o in latency.detail["ops"]] == [
+        ("CONV", None, 700.0),
+        ("Add (ND)", None, 30.0),
+    ]
+    assert latency.samples == tuple(TIMES), "the profiled run is not among the timed ones"
+    first, second = (c.command.argv[1:] for c in link.calls)
+    assert (first, second) == ((str(len(TIMES)), "-"), ("1", "-p"))
+    assert not any(c.per_op for c in link.calls), "the clock of a device ticks in microseconds"
+
+
+@pytest.mark.parametrize("source", ["device", "host"])
+def test_a_runtime_without_profile_is_not_passed_over(run: Callable[..., Any], source: str) -> None:
+    def without(command: DeviceCommand, folder: Path) -> RunResult:
+        done = answer(command, folder)
+        if "profile.json" in command.outputs:
+            (folder / "profile.json").write_text("[]")
+        return done
+
+    with pytest.raises(DeviceError, match="the tflite runtime gave no profile by operator on fake"):
+        run(without, source, per_op=True)
 
 
 def test_a_program_that_fails_is_a_device_error(run: Callable[..., Any]) -> None:

@@ -157,7 +157,7 @@ def test_run_needs_only_the_standard_library_numpy_and_a_runtime() -> None:
 def test_without_a_runtime_the_sentence_names_the_package(
     monkeypatch: pytest.MonkeyPatch, made: Path
 ) -> None:
-    monkeypatch.setattr(run, "RUNTIMES", ("no_such_runtime.interpreter",))
+    monkeypatch.setattr(run, "TFLITE_MODULES", ("no_such_runtime.interpreter",))
     with pytest.raises(run.Problem, match="pip install ai-edge-litert"):
         run.check_golden(made)
 

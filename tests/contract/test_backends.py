@@ -34,7 +34,7 @@ LEAST_SQNR = {"float32": 80.0, "fp16": 45.0, "int16x8": 30.0, "dynamic": 25.0, "
 """In dB on the tiny model, against torch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One target of a profile, with the tiny model as its float file."""
 

@@ -49,6 +49,16 @@ def test_a_runtime_refuses_a_foreign_delegate() -> None:
         Target(runtime="tflite", delegate="tensorrt", precisions=("fp16",))
 
 
+def test_a_version_is_numbers_and_dots() -> None:
+    assert Target(runtime="onnx", delegate="tensorrt", precisions=("fp16",)).version == ""
+    for version in ("10.3", "8.5.2", "11"):
+        target = Target(runtime="onnx", delegate="tensorrt", precisions=("fp16",), version=version)
+        assert target.version == version
+    for version in ("10.x", "v10", "10.", "10.3; rm"):
+        with pytest.raises(ValidationError, match="version"):
+            Target(runtime="onnx", delegate="tensorrt", precisions=("fp16",), version=version)
+
+
 def test_precisions_are_given_once_and_at_all() -> None:
     with pytest.raises(ValidationError, match="twice"):
         Target(runtime="tflite", delegate="xnnpack", precisions=("int8", "int8"))
@@ -98,7 +108,7 @@ def test_isa_is_what_all_cores_have() -> None:
 
 def test_target_lookup_keeps_the_order_of_preference() -> None:
     profile = load_profile("pi4")
-    assert [t.runtime for t in profile.targets] == ["tflite", "executorch", "torchscript"]
+    assert [t.runtime for t in profile.targets] == ["tflite", "executorch", "onnx", "torchscript"]
     found = profile.target("executorch")
     assert found is not None and found.delegate == "xnnpack"
     assert profile.target("tflite", "gpu") is None

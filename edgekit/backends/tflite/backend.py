@@ -1,4 +1,4 @@
-"""The TFLite backend: float by onnx2tf, precisions by ai-edge-quantizer, run by LiteRT with XNNPACK."""
+"""The TFLite backend: float by onnx2tf or litert-torch, precisions by ai-edge-quantizer, run by LiteRT."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.backends import onnx_export
-from edgekit.backends.tflite import calibration_choice, convert, flatbuffer, rules
-from edgekit.backends.tflite.session import TFLiteSession
-from edgekit.errors import (
-    ConversionError,
-    DeviceError,
-    EdgekitError,
-    StepFailed,
-    Unsupported,
-    UserError,
+from edgekit.backends.tflite import (
+    calibration_choice,
+    checking,
+    divergence,
+    exporters,
+    flatbuffer,
+    preflight,
+    rules,
 )
+from edgekit.backends.tflite import signature as signatures
+from edgekit.backends.tflite.session import TFLiteSession
+from edgekit.errors import DeviceError, Unsupported
 from edgekit.types import (
     Artifact,
     DeviceCommand,
     Emit,
     ModelSpec,
     OpCoverage,
+    Precision,
+    Problem,
     RunProtocol,
     Scheme,
     Support,
@@ -37,6 +40,7 @@ from edgekit.types import (
 )
 
 if TYPE_CHECKING:
+    from edgekit.backends.torch_graph import TorchGraph
     from edgekit.profiles.schema import DeviceProfile, Target
     from edgekit.store import Store
     from edgekit.types import Array
@@ -51,14 +55,28 @@ _TOOLS = (
     "ai-edge-quantizer",
     "torch",
 )
-_ANOTHER_FILE = "copy or build the file again"
-_SEVERAL_FLOAT_DTYPES = {"float32"}
+_TOLERANCES: Mapping[Precision, tuple[float, float]] = {
+    "float32": (1e-4, 1e-3),
+    "fp16": (1e-4, 1e-3),
+    "dynamic": (0.1, 0.1),
+    "int16x8": (0.0, 0.0),
+    "int8": (0.0, 0.0),
+}
+"""Integer kernels agree bit for bit on x86 and Arm; dynamic range rounds each input by its own range."""
+_OPERATOR_EVENTS = (2, 8)
+"""LiteRT's profile event types of operators outside and inside a delegate; others enclose them."""
+
+_AWAY_FROM_THE_CPU = ("gpu", "nnapi")
+"""Delegates where an operator that is refused runs on another processor than the rest."""
+
+open_file = signatures.open_file
 
 
 class TFLiteBackend:
     """See :class:`edgekit.backends.base.Backend`."""
 
     name = "tflite"
+    delegates = tuple(rules.DELEGATES)
 
     def supports(self, profile: DeviceProfile, target: Target, scheme: Scheme) -> Support:
         reasons = []
@@ -72,12 +90,22 @@ class TFLiteBackend:
                 f"{profile.id} lists {', '.join(target.precisions)} for {target.runtime}/{target.delegate}, "
                 f"not {scheme.precision}"
             )
+        elif target.delegate in _AWAY_FROM_THE_CPU:
+            computes_in = checking.COMPUTES_IN[scheme.precision]
+            refusal = rules.DELEGATES[target.delegate].refusal_of("CONV_2D", computes_in)
+            reasons += [refusal] if refusal is not None else []
         if scheme.io == "int8" and scheme.precision != "int8":
             reasons.append("int8 inputs and outputs need int8 precision")
         return Support(ok=not reasons, reasons=tuple(reasons))
 
+    def preflight(
+        self, source: Any, spec: ModelSpec, graph: TorchGraph | None, *, scheme: Scheme
+    ) -> list[Problem]:
+        return preflight.problems(source, spec, graph)
+
     def tools(self) -> Mapping[str, str]:
-        return onnx_export.tool_versions(*_TOOLS)
+        extra = ("litert-torch",) if exporters.has_litert_torch() else ()
+        return onnx_export.tool_versions(*_TOOLS, *extra)
 
     def export(
         self,
@@ -89,30 +117,9 @@ class TFLiteBackend:
         scheme: Scheme,
         emit: Emit,
     ) -> Artifact:
-        for tensor in spec.inputs:
-            if tensor.dtype not in _SEVERAL_FLOAT_DTYPES:
-                raise Unsupported(
-                    f"input {tensor.name!r} is {tensor.dtype}; the TFLite backend takes float32 inputs"
-                )
-        with store.scratch() as scratch:
-            onnx_file = _to_onnx(source, spec, samples, scratch)
-            keep = onnx_file.inputs if scheme.keep_nchw else ()
-            made = convert.convert(onnx_file.path, scratch, keep_inputs=keep)
-            sha, log = store.put_file(made.path), store.put_bytes(made.log.encode())
-            onnx_sha = store.put_file(onnx_file.path)
-            artifact = _describe(store.get(sha), sha, onnx_file, made.inputs, spec, scheme)
-        artifact = replace(
-            artifact,
-            tools=self.tools(),
-            meta={
-                **artifact.meta,
-                "onnx_sha256": onnx_sha,
-                "log_sha256": log,
-                "exporter": onnx_file.exporter,
-                "exporter_notes": list(onnx_file.notes),
-            },
+        return exporters.export(
+            source, spec, samples, scheme=scheme, store=store, emit=emit, tools=self.tools()
         )
-        return _with_output_layouts(artifact, store.get(onnx_sha), onnx_file, samples)
 
     def quantize(
         self,
@@ -136,32 +143,38 @@ class TFLiteBackend:
 
     def coverage(self, artifact: Artifact, target: Target) -> list[OpCoverage]:
         graph = flatbuffer.read_graph(artifact.path)
-        found = []
-        for op in graph.ops:
-            reason = rules.refuse(target.delegate, op.op, flatbuffer.op_precision(graph, op))
-            found.append(
-                OpCoverage(index=op.index, op=op.op, accelerated=reason is None, reason=reason or "")
+        refused = rules.place(graph, rules.DELEGATES[target.delegate]).refused
+        return [
+            OpCoverage(
+                index=op.index,
+                op=op.op,
+                accelerated=refused[op.index] is None,
+                reason=refused[op.index] or "",
             )
-        return found
+            for op in graph.ops
+        ]
 
     def check(self, artifact: Artifact, scheme: Scheme) -> tuple[Mapping[str, float], list[str]]:
-        graph = flatbuffer.read_graph(artifact.path)
-        share, left = flatbuffer.int8_share(graph)
-        facts = {
-            "ops": float(len(graph.ops)),
-            "transposes": float(graph.count("TRANSPOSE")),
-            "pads": float(graph.count("PAD") + graph.count("PADV2")),
-            "int8_share": 100 * share,
-        }
-        complaints = []
-        if scheme.precision == "int8" and left:
-            kept = sorted({o.op for o in left})
-            complaints.append(f"{len(left)} operators do not compute in int8: {', '.join(kept)}")
-        if facts["transposes"]:
-            complaints.append(
-                f"the file has {graph.count('TRANSPOSE')} TRANSPOSE operators, each a copy of its input"
-            )
-        return facts, complaints
+        return checking.check(artifact, scheme)
+
+    def tolerance(self, precision: Precision) -> tuple[float, float]:
+        return _TOLERANCES[precision]
+
+    def open_file(self, path: Path) -> Artifact:
+        return open_file(path)
+
+    def divergence(
+        self, artifact: Artifact, sample: Sequence[Array], *, tolerance: float, store: Store
+    ) -> str | None:
+        return divergence.describe(artifact, sample, tolerance=tolerance, store=store)
+
+    def companions(self, target: Target, scheme: Scheme) -> tuple[Scheme, ...]:
+        return ()
+
+    def bundle_files(
+        self, artifacts: Sequence[Artifact], profile: DeviceProfile, target: Target
+    ) -> Mapping[str, bytes]:
+        return {}
 
     def runtime_files(self, arch: str, store: Store) -> Mapping[str, Path]:
         from edgekit.native.build import litert_runtime
@@ -204,14 +217,14 @@ class TFLiteBackend:
         outputs = tuple(f"out{i}.bin" for i in range(len(artifact.outputs)))
         return DeviceCommand(argv=(*argv, "model.tflite"), files=files, outputs=outputs)
 
-    def parse(self, stdout: str) -> Mapping[str, Any]:
+    def parse(self, stdout: str, outputs: Mapping[str, bytes] | None = None) -> Mapping[str, Any]:
         for line in reversed(stdout.splitlines()):
             report: Any = None
             if line.startswith("{"):
                 with contextlib.suppress(json.JSONDecodeError):
                     report = json.loads(line)
             if isinstance(report, dict) and "runs_ms" in report:
-                return report
+                return {**report, "ops": _operators(report.get("events", ()))}
         raise DeviceError("the LiteRT runner printed no report", hint=f"it printed: {stdout[-200:]!r}")
 
     def read_outputs(self, artifact: Artifact, files: Sequence[bytes]) -> list[Array]:
@@ -224,46 +237,9 @@ class TFLiteBackend:
         return outputs
 
 
-def open_file(path: Path) -> Artifact:
-    """An artifact for a .tflite file of any origin: for `inspect`, `verify` and `bench`.
-
-    Layouts are unknown, so its session takes and returns arrays as the file stores them. Raises UserError
-    for a file that is not TFLite or damaged, Unsupported for one without a signature.
-    """
-    try:
-        return _open(path)
-    except (EdgekitError, OSError) as exc:
-        if isinstance(exc, StepFailed):
-            raise UserError(str(exc), hint=_ANOTHER_FILE) from exc
-        raise
-    except Exception as exc:  # a damaged file may break its reader anywhere
-        raise UserError(f"{path.name} is damaged: {exc}", hint=_ANOTHER_FILE) from exc
-
-
-def _open(path: Path) -> Artifact:
-    from edgekit.backends.tflite.session import make_interpreter
-    from edgekit.store import digest_file
-
-    graph = flatbuffer.read_graph(path)
-    flatbuffer.units(graph)
-    interpreter = make_interpreter(path)
-    signatures = interpreter.get_signature_list()
-    if not signatures:
-        raise Unsupported(f"{path.name} has no signature", hint="convert it again with a signature")
-    runner = interpreter.get_signature_runner(next(iter(signatures)))
-    ins, outs = runner.get_input_details(), runner.get_output_details()
-    share, _ = flatbuffer.int8_share(graph)
-    none: tuple[str | None, ...] = (None,)
-    return Artifact(
-        sha256=digest_file(path),
-        format="tflite",
-        precision="int8" if share > 0.5 else "float32",
-        path=path,
-        bytes=path.stat().st_size,
-        inputs=flatbuffer.tensor_specs(graph, tuple(d["index"] for d in ins.values()), none * len(ins)),
-        outputs=flatbuffer.tensor_specs(graph, tuple(d["index"] for d in outs.values()), none * len(outs)),
-        meta={"input_names": list(ins), "output_names": list(outs)},
-    )
+def _operators(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Operators of one inference from LiteRT's profile: those of delegates by the delegate's own names."""
+    return [{"name": str(e["tag"]), "us": float(e["us"])} for e in events if e["type"] in _OPERATOR_EVENTS]
 
 
 def _places(specs: Sequence[TensorSpec], graph: flatbuffer.Graph, indices: Sequence[int]) -> list[int]:
@@ -281,93 +257,3 @@ def _places(specs: Sequence[TensorSpec], graph: flatbuffer.Graph, indices: Seque
         del left[place]
         places.append(place)
     return places
-
-
-def _to_onnx(
-    source: Any, spec: ModelSpec, samples: Sequence[Sequence[Array]], scratch: Path
-) -> onnx_export.OnnxFile:
-    path = scratch / "model.onnx"
-    if isinstance(source, Path):
-        return onnx_export.import_onnx(source, tuple(t.shape for t in spec.inputs), path)
-    import torch
-
-    return onnx_export.export_onnx(source, tuple(torch.from_numpy(np.array(x)) for x in samples[0]), path)
-
-
-def _describe(
-    path: Path,
-    sha: str,
-    onnx_file: onnx_export.OnnxFile,
-    names: tuple[str, ...],
-    spec: ModelSpec,
-    scheme: Scheme,
-) -> Artifact:
-    """Artifact of a converted file: signature names in the source's order and input layouts."""
-    from edgekit.backends.tflite.session import make_interpreter
-
-    graph = flatbuffer.read_graph(path)
-    if not graph.ops:
-        raise ConversionError(
-            "the model computes nothing: its file has no operators", hint="check what forward returns"
-        )
-    interpreter = make_interpreter(path)
-    runner = interpreter.get_signature_runner(next(iter(interpreter.get_signature_list())))
-    ins, outs = runner.get_input_details(), runner.get_output_details()
-    ordered = _match_inputs(onnx_file.inputs, names, list(ins))
-    inputs = []
-    for source, name in zip(spec.inputs, ordered, strict=True):
-        stored = tuple(int(d) for d in ins[name]["shape"])
-        layout = convert.input_layout(source.shape, stored, kept=scheme.keep_nchw)
-        inputs.append(TensorSpec(name=str(ins[name]["name"]), shape=stored, dtype="float32", layout=layout))
-    out_names = sorted(outs, key=lambda n: int(n.rsplit("_", 1)[-1]) if n.rsplit("_", 1)[-1].isdigit() else 0)
-    if len(out_names) != len(spec.outputs):
-        raise ConversionError(
-            f"the converted file has {len(out_names)} outputs, the model {len(spec.outputs)}"
-        )
-    out_index = tuple(outs[n]["index"] for n in out_names)
-    return Artifact(
-        sha256=sha,
-        format="tflite",
-        precision="float32",
-        path=path,
-        bytes=path.stat().st_size,
-        inputs=tuple(inputs),
-        outputs=flatbuffer.tensor_specs(graph, out_index, (None,) * len(out_index)),
-        producer="onnx2tf",
-        meta={"input_names": ordered, "output_names": out_names, "onnx_inputs": list(onnx_file.inputs)},
-    )
-
-
-def _match_inputs(
-    onnx_names: tuple[str, ...], keras_names: tuple[str, ...], signature: list[str]
-) -> list[str]:
-    """Signature names in the order of the ONNX inputs; Keras replaces characters that it cannot hold."""
-
-    def plain(name: str) -> str:
-        return "".join(c if c.isalnum() else "_" for c in name).lower()
-
-    by_plain = {plain(n): n for n in signature}
-    found = [by_plain.get(plain(n)) for n in onnx_names]
-    if None in found:
-        found = [by_plain.get(plain(n)) for n in keras_names]
-    if None in found:
-        raise ConversionError(f"cannot match the inputs {list(onnx_names)} with the file's {signature}")
-    return [str(n) for n in found]
-
-
-def _with_output_layouts(
-    artifact: Artifact, onnx_path: Path, onnx_file: onnx_export.OnnxFile, samples: Sequence[Sequence[Array]]
-) -> Artifact:
-    """Find the layout of each output by its values on a real sample."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    reference = onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
-    expected = reference.run(None, dict(zip(onnx_file.inputs, samples[0], strict=True)))
-    got = TFLiteSession(artifact).run(samples[0])
-    outputs = tuple(
-        replace(spec, layout=convert.output_layout(np.asarray(e), g))
-        for spec, e, g in zip(artifact.outputs, expected, got, strict=True)
-    )
-    return replace(artifact, outputs=outputs)

@@ -1,45 +1,30 @@
-"""Quantising with the calibration that measures best.
-
-Both candidates (true min/max, MSE-optimal clipping) are written and compared with the float file on
-calibration samples that were held back from calibration. The better one is then fitted to all samples,
-unless the held-back ones are needed again as samples that calibration has not seen.
-"""
+"""A .tflite file in any scheme, calibrated with the method that measures best."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from math import sqrt
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.backends import calibration
+from edgekit.backends.calibration_choice import Method, Samples, quantize_best
 from edgekit.backends.tflite import calibrate, condition, flatbuffer
-from edgekit.backends.tflite.quantize import quantize_file
+from edgekit.backends.tflite.quantize import STATIC_BITS, quantize_file, static_precisions
 from edgekit.backends.tflite.session import TFLiteSession
-from edgekit.errors import DataError
-from edgekit.types import Artifact, Emit, Event, Scheme
+from edgekit.types import Artifact, Emit, Scheme
 
 if TYPE_CHECKING:
     from edgekit.backends.base import Backend
     from edgekit.store import Store
     from edgekit.types import Array
 
-HOLD_BACK = 0.2
-"""Share of the calibration samples on which candidates are compared."""
-
-MIN_SAMPLES = 2
-
-METHODS: Mapping[str, Callable[[dict[str, calibrate.Observed]], calibrate.Ranges]] = {
-    "minmax": calibrate.minmax_ranges,
-    "mse": calibrate.mse_ranges,
-}
-
 
 def quantize(
     backend: Backend,
     artifact: Artifact,
-    samples: Sequence[Sequence[Array]],
+    samples: Samples,
     scheme: Scheme,
     *,
     refit: bool,
@@ -47,58 +32,54 @@ def quantize(
     emit: Emit,
 ) -> Artifact:
     """The artifact in ``scheme``; ``meta["calibration"]`` of the result tells what was tried and chosen."""
-    if scheme.precision == "float32":
+    if scheme.precision == "float32" and not scheme.overrides:
         return artifact
-    if scheme.precision != "int8":
+    if not static_precisions(scheme):
         data = quantize_file(artifact.path, scheme, None)
         return _stored(backend, artifact, data, scheme, store, {})
-    if len(samples) < MIN_SAMPLES:
-        raise DataError(
-            f"int8 needs at least {MIN_SAMPLES} calibration samples, got {len(samples)}",
-            hint="give more with --calib",
-        )
-    fit, held = split(samples)
-    groups = [fit, held] if fit is not held else [fit]
-    observed = calibrate.observe(artifact, groups, emit)
-    outputs = [t.name for t in artifact.outputs]
-    reference = _outputs(artifact, held)
-    tried: list[tuple[float, float, str, Artifact]] = []
-    rows: list[dict[str, Any]] = []
-    for name in list(METHODS) if scheme.calibration == "auto" else [scheme.calibration]:
-        candidate = _with_ranges(backend, artifact, _ranges(name, observed[0], outputs), scheme, store)
-        sqnr, agreement = compare(reference, _outputs(candidate, held))
-        rows.append({"name": name, "sqnr_db": sqnr, "agreement": agreement})
-        tried.append((agreement if agreement is not None else 0.0, sqnr, name, candidate))
-        emit(
-            Event(
-                kind="info",
-                step="quantize",
-                message=f"calibration {name}: SQNR {sqnr:.1f} dB on held-back samples",
-            )
-        )
-    _, _, name, best = choose(tried, len(held))
-    if refit and len(groups) > 1:
-        best = _with_ranges(
-            backend, artifact, _ranges(name, calibrate.merge(observed), outputs), scheme, store
-        )
-    calibration = {
-        "chosen": name,
-        "samples": len(samples) if refit else len(fit),
-        "held_back": len(held),
-        "refit": refit and len(groups) > 1,
-        "candidates": rows,
+    return quantize_best(
+        artifact,
+        samples,
+        methods(scheme, [t.name for t in artifact.outputs]),
+        read=calibrate.reader(artifact),
+        write=lambda ranges: _with_ranges(backend, artifact, ranges, scheme, store),
+        run=_outputs,
+        refit=refit,
+        emit=emit,
+    )
+
+
+def methods(scheme: Scheme, outputs: Sequence[str]) -> dict[str, Method]:
+    """Ways to get ranges for a scheme.
+
+    ``outputs`` keep their true range: a clipped logit ties with its rival. 16 bits have levels to spare: there clipping gains nothing, and "auto" means the true extremes.
+    """
+    levels = 2 ** min(STATIC_BITS[p] for p in static_precisions(scheme))
+    known: dict[str, Method] = {
+        "minmax": calibration.minmax_ranges,
+        "mse": partial(_mse_ranges, levels=levels),
     }
-    return replace(best, meta={**best.meta, "calibration": calibration})
+    if scheme.calibration != "auto":
+        known = {scheme.calibration: known[scheme.calibration]}
+    elif levels > calibration.LEVELS:
+        del known["mse"]
+    return {name: _with_true_outputs(method, outputs) for name, method in known.items()}
 
 
-def _ranges(method: str, observed: dict[str, calibrate.Observed], outputs: Sequence[str]) -> calibrate.Ranges:
-    """Ranges by one method. The file's outputs keep their true range: a clipped logit ties with its rival."""
-    ranges = METHODS[method](observed)
-    return ranges | {name: (observed[name].lo, observed[name].hi) for name in outputs if name in observed}
+def _mse_ranges(observed: Mapping[str, calibration.Observed], *, levels: int) -> calibration.Ranges:
+    return {name: calibration.mse_range(o, levels=levels) for name, o in observed.items()}
+
+
+def _with_true_outputs(method: Method, outputs: Sequence[str]) -> Method:
+    def ranges(observed: Mapping[str, calibration.Observed]) -> calibration.Ranges:
+        true = {name: (observed[name].lo, observed[name].hi) for name in outputs if name in observed}
+        return method(observed) | true
+
+    return ranges
 
 
 def _with_ranges(
-    backend: Backend, artifact: Artifact, ranges: calibrate.Ranges, scheme: Scheme, store: Store
+    backend: Backend, artifact: Artifact, ranges: calibration.Ranges, scheme: Scheme, store: Store
 ) -> Artifact:
     data, dead = condition.protect_dead_channels(artifact.path, ranges)
     with store.scratch() as scratch:
@@ -109,42 +90,7 @@ def _with_ranges(
     return _stored(backend, artifact, quantized, scheme, store, meta)
 
 
-def split(samples: Sequence[Sequence[Array]]) -> tuple[list[Sequence[Array]], list[Sequence[Array]]]:
-    """Every fifth sample is held back; all of them serve for both when there are fewer than five."""
-    step = round(1 / HOLD_BACK)
-    if len(samples) < step:
-        every = list(samples)
-        return every, every
-    return [s for i, s in enumerate(samples) if i % step != step - 1], list(samples[step - 1 :: step])
-
-
-def choose(
-    tried: Sequence[tuple[float, float, str, Artifact]], held: int
-) -> tuple[float, float, str, Artifact]:
-    """The candidate with the highest SQNR, unless its agreement is clearly behind.
-
-    SQNR moves with every value; agreement counts a few samples that lie near a border. It decides only
-    when a candidate loses more than two standard deviations of a binomial at the best agreement, and at
-    least two samples.
-    """
-    top = max(t[0] for t in tried) / 100
-    margin = max(2 * sqrt(top * (1 - top) / held), 2.5 / held)
-    return max((t for t in tried if t[0] / 100 >= top - margin), key=lambda t: t[1])
-
-
-def compare(reference: Sequence[Array], got: Sequence[Array]) -> tuple[float, float | None]:
-    """SQNR in dB over all outputs, and the agreement of the arg max in percent where outputs are (n, C)."""
-    signal = sum(float((r.astype(np.float64) ** 2).sum()) for r in reference)
-    noise = sum(float(((r.astype(np.float64) - g) ** 2).sum()) for r, g in zip(reference, got, strict=True))
-    sqnr = float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
-    first, other = reference[0], got[0]
-    agreement = None
-    if len(reference) == 1 and first.ndim == 2 and first.shape[1] > 1:
-        agreement = float(100 * (first.argmax(1) == other.argmax(1)).mean())
-    return sqnr, agreement
-
-
-def _outputs(artifact: Artifact, samples: Sequence[Sequence[Array]]) -> list[Array]:
+def _outputs(artifact: Artifact, samples: Samples) -> list[Array]:
     session = TFLiteSession(artifact)
     rows = [session.run(s) for s in samples]
     return [np.concatenate(column) for column in zip(*rows, strict=True)]

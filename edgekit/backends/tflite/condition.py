@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends.tflite.calibrate import Ranges
+from edgekit.backends.calibration import Ranges
 from edgekit.backends.tflite.flatbuffer import constant, read_graph, read_model, write_model
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""ONNX to a float .tflite with a signature: runs the worker process and reads what it made."""
+"""ONNX or torch.export programs to a float .tflite: runs the worker process and reads what it made."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,7 @@ _FRAMEWORK_LINE = re.compile(r"[IW]\d{4} ")
 """What TensorFlow's C++ side logs: "I0000 00:00:1795374325.058091 29413 devices.cc:67] ..."."""
 _LAYOUT = {3: "NWC", 4: "NHWC", 5: "NDHWC"}
 _LAYOUT_FIRST = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
+_REPLACE = "replace the operation in the model by supported ones"
 
 
 @dataclass(frozen=True)
@@ -33,56 +36,80 @@ class Converted:
     inputs: tuple[str, ...]
 
 
-def convert(onnx_path: Path, scratch: Path, *, keep_inputs: tuple[str, ...] = ()) -> Converted:
-    """Run the worker in ``scratch``. Raises Unsupported for an operator that onnx2tf does not know,
-    ConversionError for anything else that goes wrong, with the converter's own words."""
-    job = scratch / "job.json"
-    job.write_text(json.dumps({"onnx": str(onnx_path), "keep_inputs": list(keep_inputs)}))
+def convert(
+    onnx_path: Path,
+    scratch: Path,
+    *,
+    keep_inputs: tuple[str, ...] = (),
+    sequences: tuple[str, ...] = (),
+) -> Converted:
+    """Convert an ONNX file by onnx2tf, in ``scratch``.
+
+    Inputs named by ``keep_inputs`` stay channels-first at the price of a TRANSPOSE; those named by
+    ``sequences`` have no channels and stay as they are. Raises Unsupported for an operator that onnx2tf does
+    not know, ConversionError for anything else that goes wrong, with the converter's own words.
+    """
+    job = {"onnx": str(onnx_path), "keep_channels_first": list(keep_inputs), "keep_as_is": list(sequences)}
+    return _run("onnx2tf", job, scratch)
+
+
+def convert_program(
+    program: Path, scratch: Path, *, inputs_last: list[int], outputs_last: list[int]
+) -> Converted:
+    """Convert a torch.export program (.pt2) by litert-torch, in ``scratch``.
+
+    The named inputs and outputs, counted from 0, become channels-last in the file. Raises Unsupported for
+    an operator without lowering, ConversionError for anything else.
+    """
+    job = {"program": str(program), "inputs_last": inputs_last, "outputs_last": outputs_last}
+    return _run("litert-torch", job, scratch)
+
+
+def without_lowering(program: Path, scratch: Path) -> set[str]:
+    """Operators of a torch.export program that litert-torch has no lowering for."""
+    _work("lowerings", {"program": str(program)}, scratch)
+    return set(json.loads((scratch / "result.json").read_text()))
+
+
+def _run(exporter: str, job: Mapping[str, Any], scratch: Path) -> Converted:
+    log = _work(exporter, job, scratch)
+    inputs = json.loads((scratch / "result.json").read_text())
+    return Converted(scratch / "model.tflite", log, tuple(inputs))
+
+
+def _work(name: str, job: Mapping[str, Any], scratch: Path) -> str:
+    """Run the worker in ``scratch``; returns what it printed."""
+    exporter = "onnx2tf" if name == "onnx2tf" else "litert-torch"
+    path = scratch / "job.json"
+    path.write_text(json.dumps({"job": name, "parent": os.getpid(), **job}))
     env = os.environ | {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_ENABLE_ONEDNN_OPTS": "0",
         "PYTHONHASHSEED": "0",
         "NO_COLOR": "1",
+        "CUDA_VISIBLE_DEVICES": "",
     }
     # -P: the worker's own folder must not shadow top-level modules of the same names
-    command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(job)]
+    command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(path)]
     try:
         done = subprocess.run(
             command, cwd=scratch, env=env, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as exc:
-        raise ConversionError(f"onnx2tf did not finish within {_TIMEOUT_S} s") from exc
+        raise ConversionError(f"{exporter} did not finish within {_TIMEOUT_S} s") from exc
     log = _ESCAPES.sub("", done.stdout + done.stderr)
-    out = scratch / "model.tflite"
-    if done.returncode != 0 or not out.exists():
+    if done.returncode != 0 or not (scratch / "result.json").exists():
         check_full_disk(log, "converting the model")
-        raise _explain(log, done.returncode)
-    return Converted(out, log, tuple(json.loads((scratch / "result.json").read_text())["inputs"]))
+        raise _explain(log, done.returncode, exporter)
+    return log
 
 
-def _explain(log: str, returncode: int) -> ConversionError | Unsupported:
-    unknown = re.search(r"ERROR: (\w+) OP is not yet implemented", log) or re.search(
-        r"No module named 'onnx2tf\.ops\.(\w+)'", log
-    )
-    if unknown:
-        return Unsupported(
-            f"operator {unknown.group(1)} has no TFLite conversion in onnx2tf",
-            hint="replace the operation in the model by supported ones",
-        )
-    foreign = sorted(set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", log)))
-    if foreign:
-        return Unsupported(
-            f"operator {', '.join(foreign)} has no TFLite kernel",
-            hint="replace the operation in the model by supported ones",
-        )
-    limited = re.search(r"The current implementation of (\w+) supports only ([^\n]+?)\.(?:\s|$)", log)
-    if limited:
-        return Unsupported(
-            f"onnx2tf converts {limited.group(1)} only with {limited.group(2)}",
-            hint="replace the operation in the model by supported ones",
-        )
+def _explain(log: str, returncode: int, exporter: str = "onnx2tf") -> ConversionError | Unsupported:
+    unknown = _unsupported(log)
+    if unknown is not None:
+        return Unsupported(unknown, hint=_REPLACE)
     if returncode < 0:
-        return ConversionError(f"onnx2tf was killed by signal {-returncode} (out of memory?)")
+        return ConversionError(f"{exporter} was killed by signal {-returncode} (out of memory?)")
     lines = [line.strip() for line in log.splitlines() if line.strip() and not _FRAMEWORK_LINE.match(line)]
     node = next((line for line in reversed(lines) if "onnx_op_name" in line), None)
     error = next(
@@ -90,9 +117,34 @@ def _explain(log: str, returncode: int) -> ConversionError | Unsupported:
     )
     where = f" at {node.split('onnx_op_name:')[-1].strip()}" if node else ""
     return ConversionError(
-        f"onnx2tf cannot convert the model{where}: {error or (lines[-1] if lines else 'no output')}",
+        f"{exporter} cannot convert the model{where}: {error or (lines[-1] if lines else 'no output')}",
         hint="write the named operation with standard torch operations and static shapes",
     )
+
+
+def _unsupported(log: str) -> str | None:
+    """What a log says of an operator that the exporter or TFLite does not have; None for another fault."""
+    unknown = re.search(r"ERROR: (\w+) OP is not yet implemented", log) or re.search(
+        r"No module named 'onnx2tf\.ops\.(\w+)'", log
+    )
+    if unknown:
+        return f"operator {unknown.group(1)} has no TFLite conversion in onnx2tf"
+    foreign = sorted(set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", log)))
+    if foreign:
+        return f"operator {', '.join(foreign)} has no TFLite kernel"
+    limited = re.search(r"The current implementation of (\w+) supports only ([^\n]+?)\.(?:\s|$)", log)
+    if limited:
+        return f"onnx2tf converts {limited.group(1)} only with {limited.group(2)}"
+    lowering = re.search(r"Lowering not found: ([\w.]+)", log)
+    if lowering:
+        return f"operator {lowering.group(1)} has no TFLite conversion in litert-torch"
+    concrete = re.search(r"jax\.errors\.\w*Concret\w*: ([^\n]{0,200})", log)
+    if concrete:
+        return f"a shape depends on the values of a tensor, and TFLite's are fixed: {concrete.group(1)}"
+    running = re.search(r"While executing .*target=torch\.ops\.([\w.]+)", log)
+    if running and "Unsupported ir element type: complex" in log:
+        return f"operator {running.group(1)} computes with complex numbers, which TFLite kernels do not take"
+    return None
 
 
 def input_layout(source: tuple[int, ...], stored: tuple[int, ...], *, kept: bool) -> str | None:

@@ -14,6 +14,7 @@ from edgekit.backends.tflite.session import TFLiteSession, to_channels_first
 from edgekit.types import Artifact
 
 if TYPE_CHECKING:
+    from edgekit.store import Store
     from edgekit.types import Array
 
 _ANCHORS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -27,6 +28,18 @@ class Divergence:
     onnx_node: str
     unit: str
     error: float
+
+
+def describe(artifact: Artifact, sample: Sequence[Array], *, tolerance: float, store: Store) -> str | None:
+    """Words for the first layer that differs from the ONNX file that ``artifact`` came from.
+
+    None when there is none, the file came another way, or it has other layers than the ONNX file.
+    """
+    sha = artifact.meta.get("onnx_sha256")
+    if sha is None:
+        return None
+    found = first_divergence(store.get(str(sha)), artifact, sample, tolerance=tolerance)
+    return f"{found.unit} (ONNX {found.onnx_node}, {found.error:.2g})" if found is not None else None
 
 
 def first_divergence(

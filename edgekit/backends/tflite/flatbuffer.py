@@ -41,7 +41,10 @@ SHAPE_ONLY = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE", "PACK", "U
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the main subgraph. ``scale`` has one entry per channel, or one, or none."""
+    """A tensor of the main subgraph. ``scale`` has one entry per channel of ``axis``, or one, or none.
+
+    ``dynamic``: a dimension is known at run time only. ``data`` are the raw bytes of a constant.
+    """
 
     index: int
     name: str
@@ -51,11 +54,23 @@ class Tensor:
     zero_point: tuple[int, ...]
     constant: bool
     bytes: int
+    axis: int = 0
+    dynamic: bool = False
+    data: Any = field(default=None, repr=False, compare=False)
+
+    def values(self) -> np.ndarray[Any, Any] | None:
+        """The numbers of a constant, None for any other tensor."""
+        if self.data is None or not self.constant:
+            return None
+        return np.frombuffer(bytes(self.data), dtype=np.dtype(self.dtype)).reshape(self.shape)
 
 
 @dataclass(frozen=True)
 class Op:
-    """An operator of the main subgraph, in execution order. ``options`` are its builtin attributes."""
+    """An operator of the main subgraph, in execution order. ``options`` are its builtin attributes.
+
+    ``inputs`` are the tensors that it reads; ``operands`` the same by position, -1 for one left out.
+    """
 
     index: int
     op: str
@@ -63,6 +78,7 @@ class Op:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    operands: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,8 +182,9 @@ def read_graph(path: Path) -> Graph:
         if name == "CUSTOM" and code.customCode:
             name = f"CUSTOM:{code.customCode.decode()}"
         options = vars(op.builtinOptions) if op.builtinOptions is not None else {}
-        inputs = tuple(int(t) for t in op.inputs if t >= 0)
-        ops.append(Op(i, name, int(code.version), inputs, tuple(int(t) for t in op.outputs), options))
+        operands = tuple(int(t) for t in op.inputs)
+        inputs, outputs = tuple(t for t in operands if t >= 0), tuple(int(t) for t in op.outputs)
+        ops.append(Op(i, name, int(code.version), inputs, outputs, options, operands))
     return Graph(
         tensors, tuple(ops), tuple(map(int, sub.inputs)), tuple(map(int, sub.outputs)), len(model.subgraphs)
     )
@@ -181,7 +198,9 @@ def _tensor(index: int, t: Any, buffers: Any) -> Tensor:
     shape = () if t.shape is None else tuple(int(d) for d in t.shape)
     dtype = _DTYPES.get(t.type, f"type{t.type}")
     size = 0 if data is None else len(data)
-    return Tensor(index, t.name.decode(), shape, dtype, scale, zero, size > 0, size)
+    axis = 0 if q is None else int(q.quantizedDimension)
+    dynamic = t.shapeSignature is not None and any(int(d) < 0 for d in t.shapeSignature)
+    return Tensor(index, t.name.decode(), shape, dtype, scale, zero, size > 0, size, axis, dynamic, data)
 
 
 def macs(graph: Graph, op: Op) -> int:

@@ -10,13 +10,17 @@ from edgekit.types import Artifact, to_json
 
 
 def inspect_file(artifact: Artifact, *, delegate: str = "xnnpack") -> dict[str, Any]:
-    """JSON data: signature, totals, and per unit its precision, cost and whether the delegate takes it."""
+    """JSON data: signature, totals, and per unit its precision, cost and which delegate takes it.
+
+    ``delegates`` of a unit has, for each delegate, None where it takes the unit and else the reason;
+    ``refused`` is that of ``delegate`` alone, and ``accelerated`` how many operators that one takes.
+    ``partitions`` has the first and last operator of every partition, by delegate.
+    """
     graph = flatbuffer.read_graph(artifact.path)
     units = flatbuffer.units(graph)
     share, _ = flatbuffer.int8_share(graph)
-    refused = {
-        op.index: rules.refuse(delegate, op.op, flatbuffer.op_precision(graph, op)) for op in graph.ops
-    }
+    placed = {name: rules.place(graph, known) for name, known in rules.DELEGATES.items()}
+    refused = placed[delegate].refused
     return {
         "path": artifact.path.name,
         "bytes": artifact.bytes,
@@ -30,5 +34,21 @@ def inspect_file(artifact: Artifact, *, delegate: str = "xnnpack") -> dict[str, 
         "macs": sum(u.macs for u in units),
         "delegate": delegate,
         "accelerated": sum(r is None for r in refused.values()),
-        "units": [to_json(asdict(u)) | {"refused": refused[u.index]} for u in units],
+        "delegates": {
+            name: {
+                "accelerated": sum(r is None for r in found.refused.values()),
+                "partitions": len(found.partitions),
+                "rules": rules.DELEGATES[name].source,
+            }
+            for name, found in placed.items()
+        },
+        "partitions": {name: found.ranges for name, found in placed.items()},
+        "units": [
+            to_json(asdict(u))
+            | {
+                "refused": refused[u.index],
+                "delegates": {name: found.refused[u.index] for name, found in placed.items()},
+            }
+            for u in units
+        ],
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends.tflite.calibrate import Ranges
+from edgekit.backends.calibration import Ranges
 from edgekit.backends.tflite.flatbuffer import (
     Graph,
     Op,
@@ -25,19 +25,35 @@ from edgekit.backends.tflite.flatbuffer import (
 from edgekit.errors import DataError, StepFailed, Unsupported
 from edgekit.types import Precision, Scheme
 
+STATIC_BITS: Mapping[Precision, int] = {"int8": 8, "int16x8": 16}
+"""Bits of the activations, of precisions whose activations have calibrated ranges."""
+
+_SHARED_WEIGHT_SCALE = {"nnapi": ("FULLY_CONNECTED",)}
+"""Operators whose weights need one scale, by delegate: NNAPI's FULLY_CONNECTED has no scale per channel."""
+
+
+def static_precisions(scheme: Scheme) -> set[Precision]:
+    """Precisions of a scheme that need calibrated ranges, of the file and of single units."""
+    return {scheme.precision, *scheme.overrides.values()} & set(STATIC_BITS)
+
+
+def shares_weight_scale(op: str, scheme: Scheme) -> bool:
+    """Whether an operator's weights have one scale whatever the scheme says of channels."""
+    return op in _SHARED_WEIGHT_SCALE.get(scheme.delegate, ())
+
 
 def quantize_file(source: Path, scheme: Scheme, ranges: Ranges | None) -> bytes:
     """Bytes of ``source`` (float32 .tflite) written as ``scheme`` says.
 
-    ``ranges`` maps tensor names to (min, max) and is needed for int8. Raises Unsupported when the
-    quantiser has no rule for what is asked, DataError for degenerate ranges.
+    ``ranges`` maps tensor names to (min, max) and is needed where activations are stored as integers.
+    Raises Unsupported when the quantiser has no rule for what is asked, DataError for degenerate ranges.
     """
-    from ai_edge_quantizer import qtyping, quantizer
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer import quantizer
 
-    if scheme.precision == "int8":
+    integers = static_precisions(scheme)
+    if integers:
         if not ranges:
-            raise DataError("int8 needs calibration data", hint="give --calib")
+            raise DataError(f"{', '.join(sorted(integers))} needs calibration data", hint="give --calib")
         _check_ranges(ranges)
     with _quiet():
         worker = quantizer.Quantizer(str(source))
@@ -46,50 +62,52 @@ def quantize_file(source: Path, scheme: Scheme, ranges: Ranges | None) -> bytes:
         by_unit = {name: graph.ops[index] for index, name in unit_names(graph).items()}
         for unit, precision in scheme.overrides.items():
             if unit not in by_unit:
-                raise Unsupported(f"the model has no unit {unit!r}")
+                raise Unsupported(f"the model has no unit {unit!r}", hint="`edgekit inspect` lists the units")
             _add_rule(worker, _scope(graph, by_unit[unit]), precision, scheme)
-        if scheme.precision == "int8" and scheme.io == "float":
-            for edge in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-                worker.update_quantization_recipe(".*", edge, None, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        if integers and scheme.io == "float":
+            _keep_edges_in_float(worker)
         try:
             result = worker.quantize(
-                _qsv(ranges) if ranges else None, enable_progress_bar=False, enable_progress_report=False
+                _qsv(ranges) if ranges and integers else None,
+                enable_progress_bar=False,
+                enable_progress_report=False,
             )
         except (ValueError, RuntimeError, KeyError) as exc:
             raise StepFailed(f"ai-edge-quantizer refused the model: {str(exc).splitlines()[0]}") from exc
-    return reconnected(bytes(result.quantized_model))
+    return mended(bytes(result.quantized_model))
 
 
-def reconnected(data: bytes) -> bytes:
-    """The file with each integer operator reading integers.
+def mended(data: bytes) -> bytes:
+    """The file of ai-edge-quantizer 0.10 with what it gets wrong put right; ``data`` itself if nothing is.
 
-    Where a tensor is an output of the model and also read by a later operator, ai-edge-quantizer 0.10 lets
-    that operator read the dequantised copy while it writes integers: it then computes nonsense. Such an
-    operator gets the tensor that was dequantised. Returns ``data`` itself when there is none.
+    Where a tensor is an output of the model and also read by a later operator, that operator reads the
+    dequantised copy while it writes integers, and computes nonsense: it gets the tensor that was
+    dequantised. An int16 ADD or SUB keeps the float file's mark "scales are powers of two", which runtimes
+    before LiteRT 2 believe and refuse the file for: it is taken off.
     """
     from ai_edge_litert import schema_py_generated as schema
 
     model = parse_model(data, "the quantised file")
     codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    kinds = schema.BuiltinOperator
     integers = (schema.TensorType.INT8, schema.TensorType.INT16)
     changed = False
     for graph in model.subgraphs:
         sources = {
             int(op.outputs[0]): int(op.inputs[0])
             for op in graph.operators
-            if codes[op.opcodeIndex] == schema.BuiltinOperator.DEQUANTIZE
-            and graph.tensors[op.inputs[0]].type in integers
+            if codes[op.opcodeIndex] == kinds.DEQUANTIZE and graph.tensors[op.inputs[0]].type in integers
         }
         for op in graph.operators:
-            computes = codes[op.opcodeIndex] not in (
-                schema.BuiltinOperator.QUANTIZE,
-                schema.BuiltinOperator.DEQUANTIZE,
-            )
-            if computes and all(graph.tensors[t].type in integers for t in op.outputs):
+            code, types = codes[op.opcodeIndex], {graph.tensors[t].type for t in op.outputs}
+            if code not in (kinds.QUANTIZE, kinds.DEQUANTIZE) and types <= set(integers):
                 for k, tensor in enumerate(op.inputs):
                     if int(tensor) in sources:
                         op.inputs[k] = sources[int(tensor)]
                         changed = True
+            if code in (kinds.ADD, kinds.SUB) and types == {schema.TensorType.INT16}:
+                changed |= bool(op.builtinOptions.potScaleInt16)
+                op.builtinOptions.potScaleInt16 = False
     return write_model(model) if changed else data
 
 
@@ -98,18 +116,32 @@ def _scope(graph: Graph, op: Op) -> str:
     return f"^{re.escape(''.join(graph.tensors[t].name + ';' for t in op.outputs))}$"
 
 
+def _keep_edges_in_float(worker: Any) -> None:
+    from ai_edge_quantizer import qtyping
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    for edge in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+        worker.update_quantization_recipe(".*", edge, None, algorithm_key=AlgorithmName.NO_QUANTIZE)
+
+
 def _add_rule(worker: Any, regex: str, precision: Precision, scheme: Scheme) -> None:
+    """What the operators that match ``regex`` are written in. Later rules win."""
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
     every = qtyping.TFLOperationName.ALL_SUPPORTED
-    grain = (
-        qtyping.QuantGranularity.CHANNELWISE if scheme.per_channel else qtyping.QuantGranularity.TENSORWISE
-    )
-    if precision == "int8":
-        worker.add_static_config(
-            regex, every, activation_num_bits=8, weight_num_bits=8, weight_granularity=grain
-        )
+    one, per_channel = qtyping.QuantGranularity.TENSORWISE, qtyping.QuantGranularity.CHANNELWISE
+    grain = per_channel if scheme.per_channel else one
+    if precision in STATIC_BITS:
+        shared = [qtyping.TFLOperationName[op] for op in _SHARED_WEIGHT_SCALE.get(scheme.delegate, ())]
+        for ops, weights in ((every, grain), *((op, one) for op in shared)):
+            worker.add_static_config(
+                regex,
+                ops,
+                activation_num_bits=STATIC_BITS[precision],
+                weight_num_bits=8,
+                weight_granularity=weights,
+            )
     elif precision == "dynamic":
         worker.add_dynamic_config(regex, every, num_bits=8, granularity=grain)
     elif precision == "fp16":

@@ -17,6 +17,8 @@ from edgekit.devices.local import ENVIRONMENT
 from edgekit.devices.process import Finished, run_process
 from edgekit.errors import DeviceError, MissingDependency, Unsupported
 from edgekit.native import counter_plugin, instruction_clock
+from edgekit.native.arm64_python import Arm64Python, arm64_python
+from edgekit.native.build import run_marks
 from edgekit.profiles.schema import Cache, DeviceProfile, Emulator
 from edgekit.store import Store
 from edgekit.types import DeviceCommand, MeasurementSource
@@ -24,6 +26,9 @@ from edgekit.types import DeviceCommand, MeasurementSource
 _QEMU = "qemu-aarch64"
 _COUNTS = ".edgekit-counts.jsonl"
 _CLOCK = ".edgekit-clock.so"
+_MARKS = ".edgekit-marks.so"
+_PYTHON = ".edgekit-python"
+_PACKAGES = ".edgekit-packages"
 _LINE_BYTES = 64
 _FIRST_WITHOUT_API_1 = 9  # major version of QEMU: see native/qemu_plugin_api.h
 
@@ -34,6 +39,7 @@ class EmulatorLink:
     Programs see the profile's /proc/cpuinfo and /sys/devices/system/cpu, and otherwise the host's files.
     Times mean nothing here. Instruction counts are exact for programs of one thread; cache misses are
     those of a model (LRU, one core, no prefetcher). The instruction set and the results are the device's.
+    Programs in Python run in an arm64 Python; their counts hold the interpreter's share.
     A process that the program starts would run on the host: no emulation of children.
 
     Raises Unsupported for a profile without an emulator section, MissingDependency without QEMU or the
@@ -101,11 +107,12 @@ class EmulatorLink:
             plugin = self._plugin_options(caches=caches) if counting else []
             if per_op:
                 shutil.copyfile(instruction_clock(self._store), folder / _CLOCK)
-            guest_only, shared = _environment(command.env, preload=f"./{_CLOCK}" if per_op else None)
+            start, env = self._start(command, folder, counting=counting)
+            guest_only, shared = _environment(env, preload=f"./{_CLOCK}" if per_op else None)
             done = run_process(
                 [
                     *(self._qemu, "-cpu", self._emulator.cpu, "-L", str(self._root)),
-                    *(*plugin, *guest_only, f"./{program}", *command.argv[1:]),
+                    *(*plugin, *guest_only, *start, *command.argv[1:]),
                 ],
                 folder=folder,
                 env=shared,
@@ -125,6 +132,21 @@ class EmulatorLink:
             peak_rss_bytes=done.peak_rss_bytes,
             seconds=done.seconds,
         )
+
+    def _start(
+        self, command: DeviceCommand, folder: Path, *, counting: bool
+    ) -> tuple[list[str], dict[str, str]]:
+        """What QEMU starts in ``folder``: the program itself or a Python with it; and its environment."""
+        program = f"./{command.argv[0]}"
+        if not command.python:
+            return [program], dict(command.env)
+        python = arm64_python(command.python, self._store)
+        env = {**_python_environment(python, folder), **command.env}
+        if counting:
+            shutil.copyfile(run_marks(self._store), folder / _MARKS)
+            env["EDGEKIT_MARKS"] = f"./{_MARKS}"
+            env["OMP_NUM_THREADS"] = "1"  # torch's linear algebra has a pool beside torch's own
+        return [f"{_PYTHON}/{python.program}", program], env
 
     def _require_counting(self) -> None:
         if not self._can_count():
@@ -193,6 +215,22 @@ def _has_plugins(qemu: str) -> bool:
 def _escape(value: str) -> str:
     """A value in QEMU's option lists: a comma is written twice."""
     return value.replace(",", ",,")
+
+
+def _python_environment(python: Arm64Python, folder: Path) -> dict[str, str]:
+    """The environment in which ``python`` finds its libraries and packages: by links in ``folder``, as no
+    name of the host's may hold a character that separates paths. Hashes are the same in each run.
+    """
+    (folder / _PYTHON).symlink_to(python.root)
+    (folder / _PACKAGES).symlink_to(python.packages)
+    return {
+        "LD_LIBRARY_PATH": ":".join(f"{_PYTHON}/{path}" for path in python.libraries),
+        "PYTHONPATH": _PACKAGES,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONNOUSERSITE": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
 
 
 def _environment(env: Mapping[str, str], *, preload: str | None) -> tuple[list[str], dict[str, str]]:

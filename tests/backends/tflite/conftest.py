@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.backends.tflite.flatbuffer import write_model
+from edgekit.backends.tflite.flatbuffer import read_graph, write_model
+from edgekit.backends.tflite.session import make_interpreter
 from edgekit.types import Artifact, Scheme, ignore_events
 
-NUMBERS = {"float32": 0, "float16": 1, "int32": 2, "int8": 9}
+NUMBERS = {"float32": 0, "float16": 1, "int32": 2, "uint8": 3, "int64": 4, "bool": 6, "int16": 7, "int8": 9}
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +44,41 @@ def int8_file(quantized: Callable[..., Artifact]) -> Artifact:
     return quantized(precision="int8", calibration="minmax")
 
 
+@pytest.fixture(scope="session")
+def delegated() -> Callable[[Path], list[tuple[int, ...]]]:
+    """Operators of each partition that LiteRT gives to XNNPACK.
+
+    LiteRT lists a node DELEGATE for every partition; what lies between its inputs and outputs is its own.
+    """
+
+    def ask(path: Path) -> list[tuple[int, ...]]:
+        graph = read_graph(path)
+        makers = {tensor: op for op in graph.ops for tensor in op.outputs}
+        found = []
+        for node in make_interpreter(path)._get_ops_details():
+            if node["op_name"] != "DELEGATE":
+                continue
+            edge, todo = {int(i) for i in node["inputs"]}, [int(o) for o in node["outputs"]]
+            ops: set[int] = set()
+            while todo:
+                tensor = todo.pop()
+                op = makers.get(tensor)
+                if op is not None and tensor not in edge and op.index not in ops:
+                    ops.add(op.index)
+                    todo += op.inputs
+            found.append(tuple(sorted(ops)))
+        return sorted(found)
+
+    return ask
+
+
 @pytest.fixture
 def handmade(tmp_path: Path) -> Callable[..., Path]:
     """Write a .tflite file: ``tensors`` by name, then (op, inputs, outputs, options) in order.
 
-    A tensor is {"shape", "dtype", "scale", "zero_point", "data"}; one with data is a constant. Options
-    are (class name, {attribute: value}) of the schema, or None.
+    A tensor is {"shape", "dtype", "scale", "zero_point", "axis", "signature", "data"}; one with data is a
+    constant. Options are (class name, {attribute: value}) of the schema, or None. An input named "" is left
+    out.
     """
 
     def make(
@@ -92,6 +122,9 @@ def _model(
             tensor.quantization = schema.QuantizationParametersT()
             tensor.quantization.scale = scale
             tensor.quantization.zeroPoint = np.full(len(scale), facts.get("zero_point", 0), dtype=np.int64)
+            tensor.quantization.quantizedDimension = facts.get("axis", 0)
+        if "signature" in facts:
+            tensor.shapeSignature = np.array(facts["signature"], dtype=np.int32)
         graph.tensors.append(tensor)
     codes: list[str] = []
     model.operatorCodes = []
@@ -105,7 +138,7 @@ def _model(
             model.operatorCodes.append(code)
         made = schema.OperatorT()
         made.opcodeIndex = codes.index(op)
-        made.inputs = np.array([order[t] for t in takes], dtype=np.int32)
+        made.inputs = np.array([order[t] if t else -1 for t in takes], dtype=np.int32)
         made.outputs = np.array([order[t] for t in gives], dtype=np.int32)
         if options is not None:
             kind, values = options

@@ -9,17 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.backends.tflite import calibration_choice
+from edgekit.backends import calibration_choice
+from edgekit.backends.calibration import BINS, Observed, merge, minmax_ranges, mse_range, mse_ranges
 from edgekit.backends.tflite.backend import open_file
-from edgekit.backends.tflite.calibrate import (
-    BINS,
-    Observed,
-    merge,
-    minmax_ranges,
-    mse_range,
-    mse_ranges,
-    observe,
-)
+from edgekit.backends.tflite.calibrate import observe
 from edgekit.errors import DataError
 from edgekit.types import Scheme, ignore_events
 

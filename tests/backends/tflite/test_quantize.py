@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit.backends import calibration
 from edgekit.backends.tflite import calibrate, condition
 from edgekit.backends.tflite.backend import open_file
 from edgekit.backends.tflite.flatbuffer import (
@@ -192,8 +193,8 @@ def with_dead_channel(tiny: Any, path: Path, weight: float) -> Artifact:
     return replace(tiny.artifact, path=path, bytes=path.stat().st_size)
 
 
-def minmax(artifact: Artifact, tiny: Any) -> calibrate.Ranges:
-    return calibrate.minmax_ranges(calibrate.observe(artifact, [tiny.samples[:20]])[0])
+def minmax(artifact: Artifact, tiny: Any) -> calibration.Ranges:
+    return calibration.minmax_ranges(calibrate.observe(artifact, [tiny.samples[:20]])[0])
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # what the repair prevents

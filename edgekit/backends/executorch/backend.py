@@ -1,0 +1,340 @@
+"""The ExecuTorch backend: torch.export, PT2E, XNNPACK; run by ExecuTorch's C++ runtime."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.backends.executorch import describe, preflight, pte, report
+from edgekit.backends.executorch.session import ExecuTorchSession, intermediate, known_kernels
+from edgekit.backends.onnx_export import tool_versions
+from edgekit.errors import ConversionError, DeviceError, Unsupported
+from edgekit.types import (
+    Artifact,
+    DeviceCommand,
+    Emit,
+    ModelSpec,
+    OpCoverage,
+    Precision,
+    Problem,
+    RunProtocol,
+    Scheme,
+    Support,
+    TensorSpec,
+    Unit,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgekit.backends.torch_graph import TorchGraph
+    from edgekit.profiles.schema import DeviceProfile, Target
+    from edgekit.store import Store
+    from edgekit.types import Array
+
+_TOOLS = ("executorch", "torchao", "torch")
+_PRECISIONS = ("float32", "dynamic", "int8")
+_TOLERANCES: Mapping[str, tuple[float, float]] = {
+    # int8: operators without int8 kernels (sigmoid, softmax) compute in float and may round to a neighbour.
+    "float32": (1e-5, 1e-4),
+    "dynamic": (1e-2, 1e-2),
+    "int8": (0.0, 0.0),
+}
+_PROFILE = "profile.etdp"
+
+
+class ExecuTorchBackend:
+    """See :class:`edgekit.backends.base.Backend`."""
+
+    name = "executorch"
+    delegates = ("xnnpack",)
+
+    def supports(self, profile: DeviceProfile, target: Target, scheme: Scheme) -> Support:
+        reasons = []
+        if target.delegate not in self.delegates:
+            reasons.append(
+                f"the ExecuTorch backend knows the rules of {', '.join(self.delegates)}; "
+                f"delegate {target.delegate!r} is not supported"
+            )
+        if scheme.precision not in target.precisions:
+            reasons.append(
+                f"{profile.id} lists {', '.join(target.precisions)} for {target.runtime}/{target.delegate}, "
+                f"not {scheme.precision}"
+            )
+        elif scheme.precision not in _PRECISIONS:
+            reasons.append(f"ExecuTorch with XNNPACK has {', '.join(_PRECISIONS)}, not {scheme.precision}")
+        if scheme.io == "int8":
+            reasons.append("the ExecuTorch backend writes files with float inputs and outputs")
+        return Support(ok=not reasons, reasons=tuple(reasons))
+
+    def preflight(
+        self, source: Any, spec: ModelSpec, graph: TorchGraph | None, *, scheme: Scheme
+    ) -> list[Problem]:
+        return preflight.problems(source, graph)
+
+    def tools(self) -> Mapping[str, str]:
+        return tool_versions(*_TOOLS)
+
+    def export(
+        self,
+        source: Any,
+        spec: ModelSpec,
+        samples: Sequence[Sequence[Array]],
+        *,
+        store: Store,
+        scheme: Scheme,
+        emit: Emit,
+    ) -> Artifact:
+        if isinstance(source, Path):
+            raise Unsupported(preflight.ONNX_REASON, hint=preflight.ONNX_HINT)
+        from edgekit.backends.executorch.program import capture
+
+        program = capture(source, samples[0])
+        artifact = _written(program, program, store)
+        inputs, outputs = _signature(program, spec)
+        return replace(
+            artifact,
+            inputs=inputs,
+            outputs=outputs,
+            producer="executorch",
+            tools=self.tools(),
+            meta={**artifact.meta, "exporter": "torch.export", "exporter_notes": []},
+        )
+
+    def quantize(
+        self,
+        artifact: Artifact,
+        samples: Sequence[Sequence[Array]],
+        scheme: Scheme,
+        *,
+        refit: bool,
+        store: Store,
+        emit: Emit,
+    ) -> Artifact:
+        wanted = _wanted(scheme, [u.name for u in self.units(artifact)])
+        if wanted is None:
+            return artifact
+        precision, keep = wanted
+        from edgekit.backends.executorch import calibration
+        from edgekit.backends.executorch.program import load, reexport
+
+        program = load(intermediate(artifact, "program_sha256"))
+        meta: dict[str, Any] = {}
+        if precision == "int8":
+            made = calibration.quantize_static(
+                program,
+                samples,
+                keep=keep,
+                per_channel=scheme.per_channel,
+                method=scheme.calibration,
+                refit=refit,
+                emit=emit,
+            )
+            graph, meta["calibration"] = made.graph, made.calibration
+        else:
+            graph = calibration.quantize_dynamic(program, keep=keep)
+        first = [np.zeros(t.shape, t.dtype) for t in artifact.inputs]
+        written = _written(reexport(graph, samples[0] if samples else first), program, store)
+        return replace(
+            artifact,
+            sha256=written.sha256,
+            path=written.path,
+            bytes=written.bytes,
+            precision=scheme.precision,
+            parent=artifact.sha256,
+            producer="torchao",
+            tools=self.tools(),
+            meta={**artifact.meta, **written.meta, **meta},
+        )
+
+    def units(self, artifact: Artifact) -> list[Unit]:
+        return describe.read_units(_data(artifact))
+
+    def session(self, artifact: Artifact, *, keep_all: bool = False) -> ExecuTorchSession:
+        return ExecuTorchSession(artifact, keep_all=keep_all)
+
+    def coverage(self, artifact: Artifact, target: Target) -> list[OpCoverage]:
+        return describe.read_coverage(_data(artifact))
+
+    def check(self, artifact: Artifact, scheme: Scheme) -> tuple[Mapping[str, float], list[str]]:
+        data = _data(artifact)
+        counted = [u for u in data["units"] if u["arithmetic"]]
+        left = [u for u in counted if u["precision"] != "int8"]
+        outside = sorted({u["op"] for u in data["units"] if not u["accelerated"]})
+        facts = {
+            "ops": float(len(data["units"])),
+            "transposes": float(sum(u["op"] in ("permute", "transpose", "t") for u in data["units"])),
+            "int8_share": 100 * (1 - len(left) / len(counted)) if counted else 0.0,
+            "partitions": float(data["partitions"]),
+            "portable_ops": float(len(outside)),
+        }
+        complaints = []
+        if scheme.precision == "int8" and left:
+            kinds = sorted({u["op"] for u in left})
+            complaints.append(f"{len(left)} operators do not compute in int8: {', '.join(kinds)}")
+        if data["partitions"] > 1:
+            why = f", which {', '.join(outside)} divide" if outside else ""
+            complaints.append(f"the delegate gets {data['partitions']} partitions{why}")
+        return facts, complaints
+
+    def open_file(self, path: Path) -> Artifact:
+        return pte.open_file(path)
+
+    def tolerance(self, precision: Precision) -> tuple[float, float]:
+        return _TOLERANCES.get(precision, (1e-2, 1e-2))
+
+    def divergence(
+        self, artifact: Artifact, sample: Sequence[Array], *, tolerance: float, store: Store
+    ) -> str | None:
+        from edgekit.backends.executorch.divergence import first_divergence
+
+        return first_divergence(artifact, sample, tolerance=tolerance)
+
+    def companions(self, target: Target, scheme: Scheme) -> tuple[Scheme, ...]:
+        return ()
+
+    def bundle_files(
+        self, artifacts: Sequence[Artifact], profile: DeviceProfile, target: Target
+    ) -> Mapping[str, bytes]:
+        return {}
+
+    def runtime_files(self, arch: str, store: Store) -> Mapping[str, Path]:
+        from edgekit.native.executorch_runtime import executorch_runtime
+
+        return executorch_runtime(arch, store)
+
+    def device_command(
+        self,
+        artifact: Artifact,
+        inputs: Sequence[Array],
+        *,
+        arch: str,
+        protocol: RunProtocol,
+        per_op: bool,
+        store: Store,
+        scratch: Path,
+    ) -> DeviceCommand:
+        files: dict[str, Path] = dict(self.runtime_files(arch, store))
+        files["model.pte"] = artifact.path
+        numbers = {"-w": protocol.warmup, "-n": protocol.runs, "-t": protocol.threads}
+        argv = ["et_run", *(part for flag, n in numbers.items() for part in (flag, str(n)))]
+        outputs = [f"out{i}.bin" for i in range(len(artifact.outputs))]
+        for i, value in enumerate(inputs):
+            path = scratch / f"in{i}.bin"
+            path.write_bytes(np.ascontiguousarray(value).tobytes())
+            files[path.name] = path
+            argv += ["-i", path.name]
+        for name in outputs:
+            argv += ["-o", name]
+        if per_op:
+            argv += ["-p", "-e", _PROFILE]
+            outputs.append(_PROFILE)
+        return DeviceCommand(argv=(*argv, "model.pte"), files=files, outputs=tuple(outputs))
+
+    def parse(self, stdout: str, outputs: Mapping[str, bytes] | None = None) -> Mapping[str, Any]:
+        found = report.parse_report(stdout)
+        profile = (outputs or {}).get(_PROFILE)
+        return found if profile is None else {**found, "ops": report.parse_profile(profile)}
+
+    def read_outputs(self, artifact: Artifact, files: Sequence[bytes]) -> list[Array]:
+        arrays = []
+        for i, (raw, spec) in enumerate(zip(files, artifact.outputs, strict=True)):
+            size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+            if len(raw) != size:
+                raise DeviceError(
+                    f"output {i} of the ExecuTorch runner has {len(raw)} bytes instead of {size}"
+                )
+            arrays.append(np.frombuffer(raw, dtype=spec.dtype).reshape(spec.shape))
+        return arrays
+
+
+def _data(artifact: Artifact) -> dict[str, Any]:
+    """What :func:`describe.describe` wrote, or what the file itself tells when it was made elsewhere."""
+    if "units_sha256" not in artifact.meta:
+        return pte.described(artifact.path)
+    data: dict[str, Any] = json.loads(intermediate(artifact, "units_sha256").read_bytes())
+    return data
+
+
+def _written(
+    program: torch.export.ExportedProgram, original: torch.export.ExportedProgram, store: Store
+) -> Artifact:
+    """Lower ``program`` into the store; ``original`` is the float program whose units it has."""
+    from edgekit.backends.executorch.lowering import lower
+    from edgekit.backends.executorch.program import save
+
+    saved = save(program)  # before lowering, which changes what it is given
+    lowered = lower(program)
+    missing = [k for k in lowered.kernels if k not in known_kernels()]
+    if missing:
+        raise Unsupported(
+            f"the ExecuTorch runtime has no kernel for {', '.join(missing)}",
+            hint="replace these operators, or compute them before or after inference",
+        )
+    described = describe.describe(original, lowered)
+    sha = store.put_bytes(lowered.data)
+    return Artifact(
+        sha256=sha,
+        format="pte",
+        precision="float32",
+        path=store.get(sha),
+        bytes=len(lowered.data),
+        meta={"program_sha256": store.put_bytes(saved), "units_sha256": store.put_bytes(described)},
+    )
+
+
+def _signature(
+    program: torch.export.ExportedProgram, spec: ModelSpec
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as the program has them, with names and layouts of the source."""
+    nodes = {n.name: n for n in program.graph.nodes}
+    ins = [nodes[str(n)].meta["val"] for n in program.graph_signature.user_inputs]
+    names = [n for n in program.graph_signature.user_outputs if isinstance(n, str)]
+    outs = [nodes[n].meta["val"] for n in names]
+    if len(ins) != len(spec.inputs) or len(outs) != len(spec.outputs):
+        raise ConversionError(
+            f"the exported model has {len(ins)} inputs and {len(outs)} outputs, "
+            f"the model {len(spec.inputs)} and {len(spec.outputs)}"
+        )
+    return (
+        tuple(_tensor(v, s) for v, s in zip(ins, spec.inputs, strict=True)),
+        tuple(_tensor(v, s) for v, s in zip(outs, spec.outputs, strict=True)),
+    )
+
+
+def _tensor(value: Any, source: TensorSpec) -> TensorSpec:
+    return TensorSpec(
+        name=source.name,
+        shape=tuple(int(d) for d in value.shape),
+        dtype=str(value.dtype).removeprefix("torch."),
+        layout=source.layout,
+    )
+
+
+def _wanted(scheme: Scheme, units: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The precision of quantised units and the names of those that stay in float; None: all stay.
+
+    An override names a unit, a node, or a module with all that is in it. Raises Unsupported for two
+    precisions besides float32 in one file, and for names that the model does not have.
+    """
+    precision = dict.fromkeys(units, str(scheme.precision))
+    for name, wanted in scheme.overrides.items():
+        meant = [u for u in units if name in (u, u.rpartition("/")[2]) or u.startswith((f"{name}.", f"{name}/"))]
+        if not meant:
+            raise Unsupported(f"the model has no unit {name!r}", hint=f"it has: {', '.join(units[:8])}, ...")
+        precision.update(dict.fromkeys(meant, str(wanted)))
+    kinds = set(precision.values()) - {"float32"}
+    if not kinds:
+        return None
+    if len(kinds) > 1 or not kinds <= {"int8", "dynamic"}:
+        raise Unsupported(
+            f"the ExecuTorch backend cannot mix {', '.join(sorted(kinds))} in one file",
+            hint="use int8 or dynamic, with float32 for some units",
+        )
+    return kinds.pop(), [u for u in units if precision[u] == "float32"]
