@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -233,9 +234,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--realdata", type=Path, default=os.environ.get("EDGEKIT_REALDATA"))
+    parser.add_argument(
+        "--realdata", type=Path, default=os.environ.get("EDGEKIT_REALDATA"), help="or EDGEKIT_REALDATA"
+    )
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="MODEL", help="these models only")
     parser.add_argument("--target", nargs="+", choices=TARGETS, metavar="RUNTIME/DELEGATE", default=TARGETS)
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="cells at once (figures of speed suffer from more)"
+    )
     parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.realdata is None:
@@ -252,9 +258,9 @@ def main() -> int:
         parser.error(f"scripts/real_cases.py does not know {', '.join(missing)}")
     results = []
     print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)
-    for name in names:
-        for target in options.target:
-            found = run_cell(folder, name, target)
+    cells = [(name, target) for name in names for target in options.target]
+    with ThreadPoolExecutor(max_workers=options.jobs) as pool:
+        for (name, target), found in zip(cells, pool.map(lambda c: run_cell(folder, *c), cells), strict=True):
             results.append((name, target, found))
             print("| " + " | ".join(row(name, target, found)) + " |", flush=True)
     print()

@@ -11,7 +11,7 @@ RUNTIME_OF = {"tflite": "tflite", "pte": "executorch", "onnx": "onnx", "torchscr
 SUFFIX_OF = {"tflite": ".tflite", "pte": ".pte", "onnx": ".onnx", "torchscript": ".pt"}
 """How the name of a model file ends, by ``Artifact.format``."""
 
-RUNTIMES = ("tflite", "onnx")
+RUNTIMES = ("tflite", "onnx", "torchscript", "executorch")
 
 
 def get_backend(runtime: str) -> Backend:

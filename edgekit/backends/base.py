@@ -32,8 +32,10 @@ class Backend(Protocol):
     """One runtime: how to write its files, run them here and run them on a device."""
 
     name: str
-    delegates: tuple[str, ...]
-    """Delegates whose operator rules this backend knows."""
+    @property
+    def delegates(self) -> tuple[str, ...]:
+        """Delegates whose operator rules this backend knows."""
+        ...
 
     def supports(self, profile: DeviceProfile, target: Target, scheme: Scheme) -> Support:
         """Whether this backend can write ``scheme`` for that target of the profile, and why not."""

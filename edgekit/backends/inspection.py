@@ -11,6 +11,9 @@ from edgekit.backends import RUNTIME_OF, Backend, get_backend
 from edgekit.profiles.schema import DELEGATES, Runtime, Target
 from edgekit.types import Artifact, OpCoverage, Scheme, to_json
 
+_UNKNOWN = "unknown"
+"""``Unit.precision`` of a part of the file that holds operators of its own, in a form of a delegate's."""
+
 
 def inspect_artifact(artifact: Artifact) -> dict[str, Any]:
     """JSON data: signature, totals, and per unit its precision, cost and which delegate takes it.
@@ -19,6 +22,7 @@ def inspect_artifact(artifact: Artifact) -> dict[str, Any]:
     the reason; ``delegates`` at the top how many operators each takes and ``complaints``, what in the file
     is against its rules. ``not_taken`` has by delegate {"index", "op", "reason"} of every operator, those
     included that are no units. ``partitions`` (TFLite only) has the first and last operator of each.
+    ``int8_share`` and ``macs`` are None where the file does not tell what a delegate computes (ExecuTorch).
     Raises what the backend raises for a file that it cannot read.
     """
     runtime = RUNTIME_OF[artifact.format]
@@ -62,6 +66,7 @@ def _any(backend: Backend, artifact: Artifact, covered: Mapping[str, Sequence[Op
         d: backend.check(artifact, Scheme(precision=artifact.precision, delegate=d)) for d in known or ("",)
     }
     facts = next(iter(checked.values()))[0]
+    opaque = any(u.precision == _UNKNOWN for u in units)
     return {
         "path": artifact.path.name,
         "bytes": artifact.bytes,
@@ -69,16 +74,15 @@ def _any(backend: Backend, artifact: Artifact, covered: Mapping[str, Sequence[Op
         "inputs": to_json(artifact.inputs),
         "outputs": to_json(artifact.outputs),
         "ops": _count(facts, "ops", len(units)),
-        "int8_share": float(facts["int8_share"]),
+        "int8_share": None if opaque else float(facts["int8_share"]),
         "transposes": _count(facts, "transposes", 0),
-        "macs": sum(u.macs for u in units),
-        "facts": dict(facts),
+        "macs": None if opaque else sum(u.macs for u in units),
         "precisions": dict(Counter(u.precision for u in units)),
         "delegates": {
             d: {
                 "accelerated": sum(c.accelerated for c in covered[d]),
                 "ops": len(covered[d]),
-                "complaints": list(checked[d][1]),
+                "complaints": [] if opaque else list(checked[d][1]),
             }
             for d in known
         },

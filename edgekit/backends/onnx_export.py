@@ -42,8 +42,8 @@ def export_onnx(
 ) -> OnnxFile:
     """Export, simplify and check. Tries the torch.export based exporter, then the TorchScript one.
 
-    The batch is that of ``example_inputs``; shapes are static; the opset is at most ``max_opset``. Raises ConversionError with the reasons
-    of both exporters when neither takes the model.
+    The batch is that of ``example_inputs``; shapes are static; the opset is at most ``max_opset``. Raises
+    ConversionError with the reasons of both exporters when neither takes the model.
     """
     import onnx
 
@@ -125,7 +125,7 @@ def tool_versions(*names: str) -> dict[str, str]:
 
 
 def _lowered(proto: Any, max_opset: int) -> Any:
-    """The model in ``max_opset`` if its own is newer; ONNX's converter raises where an operator has no form."""
+    """The model in ``max_opset`` if its own is newer; ONNX's converter raises where it has no older form."""
     from onnx import version_converter
 
     own = next((i.version for i in proto.opset_import if i.domain in ("", "ai.onnx")), 0)

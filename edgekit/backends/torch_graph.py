@@ -140,6 +140,6 @@ def _dim(size: Any) -> int:
 def _reason(exc: Exception) -> str:
     """One line. Branches on values get words of their own: they are what users meet most."""
     if type(exc).__name__ in _BRANCHES:
-        return "a branch, loop or size in forward depends on the values of its input: a graph is fixed"
+        return "data-dependent control flow: a branch, loop or size depends on the values of the input"
     line = next((text.strip() for text in str(exc).splitlines() if text.strip()), "")
     return f"{type(exc).__name__}: {line}"[:300]

@@ -32,6 +32,8 @@ class Companion:
     artifact: Artifact
     scores: Mapping[str, Any]
     sqnr_db: float | None
+    golden_outputs: tuple[tuple[Array, ...], ...]
+    """For each golden sample of the bundle, what this file gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +154,20 @@ def _companions(
                 artifact=artifact,
                 scores=lowering.scores(original, outputs),
                 sqnr_db=worst_sqnr(original, outputs) if known else None,
+                golden_outputs=_golden_outputs(lowering, artifact),
             )
         )
     for text in warnings:
         lowering.runner.emit(Event(kind="warning", step="verify", message=text))
     return tuple(made), warnings
+
+
+def _golden_outputs(lowering: Lowering, artifact: Artifact) -> tuple[tuple[Array, ...], ...]:
+    session = lowering.backend.session(artifact)
+    return tuple(
+        tuple(session.run_raw(session.encode([x[i : i + 1] for x in lowering.samples])))
+        for i in range(min(_GOLDEN, len(lowering.samples[0])))
+    )
 
 
 def _check_equal(

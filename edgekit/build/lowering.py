@@ -53,6 +53,11 @@ def intermediates(artifact: Artifact) -> list[str]:
     return [str(v) for k, v in artifact.meta.items() if k.endswith("_sha256") and v]
 
 
+def _notes(artifact: Artifact) -> list[str]:
+    """What the exporters that were tried said."""
+    return [str(note) for note in artifact.meta.get("exporter_notes", ())]
+
+
 class Lowering:
     """Makes and checks the files of one build against one set of verification samples."""
 
@@ -145,7 +150,9 @@ class Lowering:
         where = f"; the first layer that differs is {found}" if found else ""
         return ParityError(
             f"the {stage} differs from the torch model by {error:.2g} relative (limit {limit:g}){where}",
-            hint="the conversion is wrong for this model; nothing was written",
+            hint="; ".join(
+                ["the conversion is wrong for this model; nothing was written", *_notes(artifact)]
+            ),
         )
 
     def check_parity_on_all(self, expected: Sequence[Array], got: Sequence[Array]) -> None:

@@ -84,6 +84,7 @@ def inspect_model(
     *,
     weights: Path | None = None,
     input_shapes: tuple[tuple[int, ...], ...] | None = None,
+    input_dtypes: tuple[str | None, ...] | None = None,
     calib: str | None = None,
     emit: Emit = ignore_events,
 ) -> Preflight:
@@ -96,7 +97,9 @@ def inspect_model(
 
     sources = Sources(model=source, weights=weights, input_shapes=input_shapes, calib=calib)
     data = None if calib is None else load_role("calib", calib, sources, limit=1)
-    model = load_model(source, weights=weights, input_shapes=input_shapes, calib=data)
+    model = load_model(
+        source, weights=weights, input_shapes=input_shapes, input_dtypes=input_dtypes, calib=data
+    )
     check_batch(model.spec)
     schemes = preferred_schemes(profiles)
     graph = _graph(model, None)

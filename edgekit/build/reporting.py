@@ -126,6 +126,10 @@ def assemble(made: Made, *, gates: Sequence[Gate], status: str, warnings: Sequen
                 if not c["accelerated"]
             ],
         },
+        "conversion": {
+            "exporter": str(made.float_file.meta.get("exporter") or made.float_file.producer),
+            "notes": [str(n) for n in made.float_file.meta.get("exporter_notes", ())],
+        },
         "calibration": _calibration(made.calibration),
         "pruning": _pruning(made),
         "measurements": [to_json(m) for m in made.measurements],

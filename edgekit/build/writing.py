@@ -32,6 +32,7 @@ def write_candidate(
         folder,
         artifact=made.final,
         companions=others,
+        companion_outputs=[c.golden_outputs for c in candidate.companions],
         extra_files=candidate.backend.bundle_files((made.final, *others), profile, target),
         spec=spec,
         profile=profile.id,

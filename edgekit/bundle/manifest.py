@@ -75,7 +75,10 @@ def load_manifest(path: Path) -> Manifest:
 
 def manifest_files(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Every file that a manifest names, as {path, sha256, ...}."""
-    yield from data["models"]
+    for model in data["models"]:
+        yield model
+        for sample in model.get("golden", {}).get("samples", ()):
+            yield from sample["outputs"]
     yield from data.get("files", ())
     for sample in data["golden"]["samples"]:
         yield from sample["inputs"]

@@ -400,8 +400,9 @@ class ExecuTorch:
         self._torch = needed("torch", requirement)
         self.name = version_of("executorch")
         library = needed("executorch.extension.pybindings.portable_lib", requirement)
-        if hasattr(library, "_unsafe_reset_threadpool"):  # no version has a public way
-            library._unsafe_reset_threadpool(manifest["runtime"]["threads"])
+        threads = manifest["runtime"]["threads"]
+        if getattr(library, "_threadpool_get_thread_count", lambda: threads)() != threads:
+            library._unsafe_reset_threadpool(threads)  # there is no public way
         self._program = runtime.Runtime.get().load_program(path)
         self._method = self._program.load_method("forward")
         about = self._method.metadata
@@ -421,7 +422,8 @@ class TorchScript:
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         refuse_illegal_torch("pip install 'torch>=2.8,<2.10'")
-        self._torch = torch = needed("torch", "torch")
+        version = manifest["runtime"]["min_version"]
+        self._torch = torch = needed("torch", f"'torch>={version}'" if version else "torch")
         self.name = version_of("torch")
         if manifest["runtime"]["delegates"][:1] == ["qnnpack"]:
             if "qnnpack" not in torch.backends.quantized.supported_engines:

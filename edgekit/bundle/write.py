@@ -69,13 +69,15 @@ def write_bundle(
     licences: Mapping[str, str],
     input_ranges: Sequence[tuple[float, float] | None] | None = None,
     companions: Sequence[Artifact] = (),
+    companion_outputs: Sequence[Sequence[Sequence[Array]]] = (),
     extra_files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Path:
     """Write ``out``/bundle and return its path; an older bundle there is replaced only when all is ready.
 
     ``golden`` holds arrays as the artifact stores them. ``provenance`` needs ``edgekit_version``,
     ``source_sha256`` and ``plan_digest``. ``input_ranges`` are the real values that calibration saw.
-    ``companions`` are the same model in other precisions, with the same inputs and outputs in real values.
+    ``companions`` are the same model in other precisions, with the same inputs and outputs in real values;
+    ``companion_outputs`` holds for each of them its outputs for every golden sample.
     ``extra_files`` lie in the bundle under their names; those that begin with "#!" are executable.
     Raises StepFailed when a sample does not fit the artifact, a name is taken or leads out of the bundle or
     an artifact is damaged, StoreError when the disk is full.
@@ -88,9 +90,11 @@ def write_bundle(
     for i, sample in enumerate(golden):
         _check_arrays(f"inputs of golden sample {i}", sample.inputs, artifact.inputs)
         _check_arrays(f"outputs of golden sample {i}", sample.outputs, artifact.outputs)
+    others = companion_outputs or [()] * len(companions)
     with _replacing(out, "bundle") as folder:
         for file, name in zip((artifact, *companions), names, strict=True):
             _copy_model(file, folder / name)
+        own_golden = [{}, *(_own_golden(folder, f, o) for f, o in zip(companions, others, strict=True))]
         manifest = {
             "schema_version": 1,
             "name": spec.name,
@@ -103,8 +107,9 @@ def write_bundle(
                     "bytes": file.bytes,
                     "format": file.format,
                     "precision": file.precision,
+                    **more,
                 }
-                for file, name in zip((artifact, *companions), names, strict=True)
+                for file, name, more in zip((artifact, *companions), names, own_golden, strict=True)
             ],
             "files": [_write_extra(folder, name, data) for name, data in sorted(extra_files.items())],
             "runtime": _runtime(runtime, artifact),
@@ -199,16 +204,33 @@ def _copy_model(artifact: Artifact, target: Path) -> None:
         )
 
 
+def _own_golden(folder: Path, companion: Artifact, samples: Sequence[Sequence[Array]]) -> dict[str, Any]:
+    """The manifest's "golden" of a further file: what it gives for the inputs of the golden samples."""
+    if not samples:
+        return {}
+    entries = []
+    for i, outputs in enumerate(samples):
+        _check_arrays(f"outputs of golden sample {i} in {companion.precision}", outputs, companion.outputs)
+        stem = f"golden/{i}_output_{companion.precision}"
+        entries.append(
+            {"outputs": [_write_array(folder, f"{stem}_{k}.npy", a) for k, a in enumerate(outputs)]}
+        )
+    return {"golden": {"samples": entries}}
+
+
 def _write_sample(folder: Path, index: int, sample: GoldenSample) -> dict[str, list[dict[str, str]]]:
-    entry: dict[str, list[dict[str, str]]] = {"inputs": [], "outputs": []}
-    for side, arrays in (("inputs", sample.inputs), ("outputs", sample.outputs)):
-        for k, array in enumerate(arrays):
-            name = f"golden/{index}_{side[:-1]}_{k}.npy"
-            buffer = io.BytesIO()
-            np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-            write_atomic(folder / name, buffer.getvalue())
-            entry[side].append({"path": name, "sha256": digest_file(folder / name)})
-    return entry
+    sides = (("inputs", sample.inputs), ("outputs", sample.outputs))
+    return {
+        side: [_write_array(folder, f"golden/{index}_{side[:-1]}_{k}.npy", a) for k, a in enumerate(arrays)]
+        for side, arrays in sides
+    }
+
+
+def _write_array(folder: Path, name: str, array: Array) -> dict[str, str]:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    write_atomic(folder / name, buffer.getvalue())
+    return {"path": name, "sha256": digest_file(folder / name)}
 
 
 @contextlib.contextmanager

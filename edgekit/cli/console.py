@@ -58,11 +58,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         from rich.table import Table
         from rich.text import Text
 
+        numeric = [all(_is_figure(row[i]) for row in rows) for i in range(len(columns))]
+        widths = _widths(columns, rows, numeric, out.width - 3 * len(columns) - 1)
         table = Table()
-        for i, name in enumerate(columns):
-            numeric = all(_is_figure(row[i]) for row in rows)
-            justify: Literal["left", "right"] = "right" if numeric else "left"
-            table.add_column(name, justify=justify, no_wrap=numeric, overflow="fold", min_width=len(name))
+        for name, figures, width in zip(columns, numeric, widths, strict=True):
+            justify: Literal["left", "right"] = "right" if figures else "left"
+            table.add_column(name, justify=justify, width=width, no_wrap=figures, overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         out.print(table)
@@ -70,6 +71,19 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(c), *(len(r[i]) for r in rows)) if rows else len(c) for i, c in enumerate(columns)]
     for row in [list(columns), *rows]:
         click.echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _widths(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], room: int
+) -> list[int]:
+    """Widths of columns that fit into ``room``: the widest text gives way first, figures and titles never."""
+    widths = [max(len(c), *(len(r[i]) for r in rows), 1) for i, c in enumerate(columns)]
+    while sum(widths) > room:
+        soft = [i for i, c in enumerate(columns) if not numeric[i] and widths[i] > len(c)]
+        if not soft:
+            break
+        widths[max(soft, key=lambda i: widths[i])] -= 1
+    return widths
 
 
 def _is_figure(text: str) -> bool:

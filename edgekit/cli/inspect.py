@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.console import json_option, print_json, print_rows, print_table, progress
-from edgekit.cli.options import parse_shape
+from edgekit.cli.options import parse_input
 from edgekit.cli.targets import open_subject
 from edgekit.errors import Unsupported, UserError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _MODELS = (".py", ".pt2")
 """Files that can only be models to build from; .onnx and .pt may be either."""
 _COMPLAINTS = 5
+_NOT_TOLD = "not told by the file"
 
 
 @click.command("inspect")
@@ -94,11 +95,8 @@ def _inspect_file(path: Path, as_json: bool) -> None:
             ("File", f"{found['path']}, {found['format']}, {found['bytes']:,} bytes"),
             *((f"Input {t['name']}", _tensor(t)) for t in found["inputs"]),
             *((f"Output {t['name']}", _tensor(t)) for t in found["outputs"]),
-            (
-                "Operators",
-                f"{found['ops']}, {found['int8_share']:.0f} % int8, {found['transposes']} transposes",
-            ),
-            ("MACs", f"{found['macs']:,}"),
+            ("Operators", _operators(found)),
+            ("MACs", _NOT_TOLD if found["macs"] is None else f"{found['macs']:,}"),
             *((name, _taken(found, name)) for name in found["delegates"]),
             *((name, text) for name in found["delegates"] for text in _complaints(found, name)),
         ]
@@ -123,6 +121,12 @@ def _inspect_file(path: Path, as_json: bool) -> None:
         for u in found["units"]
     ]
     print_table(("#", "op", "precision", "output", "MACs", "bytes", "taken", "name"), rows)
+
+
+def _operators(found: dict[str, Any]) -> str:
+    if found["int8_share"] is None:
+        return f"{found['ops']}, parts of delegates counted as one; what is inside: {_NOT_TOLD}"
+    return f"{found['ops']}, {found['int8_share']:.0f} % int8, {found['transposes']} transposes"
 
 
 def _taken(found: dict[str, Any], delegate: str) -> str:
@@ -171,9 +175,19 @@ def _inspect_model(
     from edgekit.profiles import list_profiles, load_profile
 
     profiles = [load_profile(profile)] if profile else [p for p in list_profiles() if not p.abstract]
-    shapes = tuple(parse_shape(s) for s in input_shapes) or None
+    inputs = [parse_input(s) for s in input_shapes]
+    shapes = tuple(shape for shape, _ in inputs) or None
+    dtypes = tuple(dtype for _, dtype in inputs) or None
     with progress() as emit:
-        found = inspect_model(what, profiles, weights=weights, input_shapes=shapes, calib=calib, emit=emit)
+        found = inspect_model(
+            what,
+            profiles,
+            weights=weights,
+            input_shapes=shapes,
+            input_dtypes=dtypes,
+            calib=calib,
+            emit=emit,
+        )
     if as_json:
         print_json(_model_json(found))
     else:
@@ -217,7 +231,8 @@ def _print_model(found: Preflight) -> None:
     if found.operators is not None:
         rows.append(("Operators", str(found.operators)))
     if found.export_error is not None:
-        rows.append(("torch.export", found.export_error))
+        ready = "; a target that is ready all the same records one run of forward" if found.buildable else ""
+        rows.append(("torch.export", found.export_error + ready))
     print_rows(rows)
     targets = [
         (target, found.schemes[target].precision, _result(problems))
@@ -225,10 +240,11 @@ def _print_model(found: Preflight) -> None:
     ]
     print_table(("target", "precision", "result"), targets)
     for number, (problem, stopped) in enumerate(found.grouped(), start=1):
+        line = found.line_of(problem)
         print_rows(
             [
-                (f"Problem {number}", _place(problem, found.line_of(problem))),
-                ("  why", problem.reason),
+                (f"Problem {number}", _place(problem, line)),
+                ("  why", problem.reason.replace(f" ({line})", "")),
                 ("  change", problem.hint or "nothing is known that would help"),
                 ("  stops", ", ".join(stopped)),
             ]

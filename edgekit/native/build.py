@@ -1,4 +1,4 @@
-"""Compile the C sources of this package on demand."""
+"""Compile the C and C++ sources of this package on demand."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _FIRST_LINES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Compiler:
-    """A C compiler: where it is, what it says it is, and the Debian packages that it comes in."""
+class Compiler:
+    """A C or C++ compiler: where it is, what it says it is, and the Debian packages that it comes in."""
 
     path: str
     version: str
@@ -42,20 +42,20 @@ def litert_runtime(arch: str, store: Store) -> Mapping[str, Path]:
     """
     library = litert_library(arch, store)
     link = ("-Wl,--allow-shlib-undefined", "-Wl,-z,now", "-Wl,-rpath,$ORIGIN")
-    runner = _compile(
+    runner = compile_program(
         store,
         _compiler(arch),
         output="litert_run",
         sources=("litert_run.c", "litert_api.h"),
         flags=(*_FLAGS, *link),
-        library=library,
+        libraries=(library,),
     )
     return {"litert_run": runner, LIBRARY: library}
 
 
 def counter_plugin(store: Store) -> Path:
     """The instruction-counting plugin for the host's qemu-aarch64, version 4.2 to 8.2."""
-    return _compile(
+    return compile_program(
         store,
         _compiler(platform.machine()),
         output="ekcount.so",
@@ -66,7 +66,7 @@ def counter_plugin(store: Store) -> Path:
 
 def instruction_clock(store: Store) -> Path:
     """The arm64 library that makes the guest's clock tick in instructions; to be preloaded."""
-    return _compile(
+    return compile_program(
         store,
         _compiler("aarch64"),
         output="ekclock.so",
@@ -78,7 +78,7 @@ def instruction_clock(store: Store) -> Path:
 
 def run_marks(store: Store) -> Path:
     """The arm64 library by which Python programs mark measured runs for the counter."""
-    return _compile(
+    return compile_program(
         store,
         _compiler("aarch64"),
         output="ekmarks.so",
@@ -87,12 +87,33 @@ def run_marks(store: Store) -> Path:
     )
 
 
-def _compiler(arch: str) -> _Compiler:
-    names: tuple[str, ...]
+def _compiler(arch: str) -> Compiler:
+    return _find(
+        arch,
+        "C",
+        (("cc", "gcc"), "gcc libc6-dev"),
+        (("aarch64-linux-gnu-gcc",), "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
+    )
+
+
+def cxx_compiler(arch: str) -> Compiler:
+    """The C++ compiler for a machine. Raises Unsupported or MissingDependency."""
+    return _find(
+        arch,
+        "C++",
+        (("c++", "g++"), "g++"),
+        (("aarch64-linux-gnu-g++",), "g++-aarch64-linux-gnu libc6-dev-arm64-cross"),
+    )
+
+
+def _find(
+    arch: str, language: str, host: tuple[tuple[str, ...], str], arm64: tuple[tuple[str, ...], str]
+) -> Compiler:
+    """The first compiler of ``host`` or ``arm64`` (names, Debian packages) that is there."""
     if arch == platform.machine():
-        names, packages = ("cc", "gcc"), "gcc libc6-dev"
+        names, packages = host
     elif arch == "aarch64":
-        names, packages = ("aarch64-linux-gnu-gcc",), "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+        names, packages = arm64
     else:
         raise Unsupported(
             f"edgekit has no compiler for programs of {arch}",
@@ -101,47 +122,53 @@ def _compiler(arch: str) -> _Compiler:
     path = next((found for name in names if (found := shutil.which(name))), None)
     if path is None:
         raise MissingDependency(
-            f"the C compiler {names[0]} is not installed",
+            f"the {language} compiler {names[0]} is not installed",
             hint=f"apt-get install --no-install-recommends {packages}",
         )
     done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise MissingDependency(
-            f"the C compiler {path} does not run: {_first_lines(done.stderr)}",
+            f"the {language} compiler {path} does not run: {_first_lines(done.stderr)}",
             hint=f"apt-get install --no-install-recommends {packages}",
         )
-    return _Compiler(path=path, version=done.stdout.partition("\n")[0], packages=packages)
+    return Compiler(path=path, version=done.stdout.partition("\n")[0], packages=packages)
 
 
-def _compile(
+def compile_program(
     store: Store,
-    compiler: _Compiler,
+    compiler: Compiler,
     *,
     output: str,
     sources: Sequence[str],
     flags: Sequence[str],
-    library: Path | None = None,
+    libraries: Sequence[Path] = (),
+    headers: Sequence[Path] = (),
+    release: str = "",
 ) -> Path:
-    """Compile the .c files among ``sources`` into ``output``, linked with ``library`` where given."""
+    """Compile the .c and .cpp files among ``sources`` into ``output``, linked with ``libraries``.
+
+    ``headers`` are folders of another package's headers, ``release`` says which release of it they are of.
+    """
     key = {
         "output": output,
         "sources": {name: digest_file(_SOURCES / name) for name in sources},
         "compiler": compiler.version,
         "flags": list(flags),
-        "library": digest_file(library) if library else None,
+        "libraries": {library.name: digest_file(library) for library in libraries},
+        "release": release,
     }
 
     def make(folder: Path) -> None:
-        files = [str(_SOURCES / name) for name in sources if name.endswith(".c")]
-        argv = [compiler.path, "-o", str(folder / output), *files]
+        files = [str(_SOURCES / name) for name in sources if name.endswith((".c", ".cpp"))]
+        include = [part for path in headers for part in ("-isystem", str(path))]
+        argv = [compiler.path, "-o", str(folder / output), *flags, *include, *files]
         # Behind the sources: the linker takes from a library only what those before it lack.
-        argv += [str(library)] if library else []
-        _run_compiler([*argv, *flags], compiler)
+        _run_compiler([*argv, *map(str, libraries)], compiler)
 
     return cached_folder(store, key, (output,), make) / output
 
 
-def _run_compiler(argv: Sequence[str], compiler: _Compiler) -> None:
+def _run_compiler(argv: Sequence[str], compiler: Compiler) -> None:
     try:
         done = subprocess.run(
             list(argv),

@@ -103,7 +103,7 @@ def _fetch(version: str, folder: Path) -> None:
     downloads.mkdir()
     command = _pip_download(version)
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--dest", str(downloads)]
-    why = _run_pip([sys.executable, *command[1:], *quiet])
+    why = run_pip([sys.executable, *command[1:], *quiet])
     wheels = sorted(downloads.glob("*.whl"))
     if why is not None or len(wheels) != 1:
         why = why or "pip brought no wheel"
@@ -114,8 +114,8 @@ def _fetch(version: str, folder: Path) -> None:
     _extract(wheels[0], folder)
 
 
-def _run_pip(argv: list[str]) -> str | None:
-    """None when pip did it, else why not."""
+def run_pip(argv: list[str]) -> str | None:
+    """Run a pip command: None when pip did it, else why not."""
     try:
         done = subprocess.run(
             argv, capture_output=True, text=True, errors="replace", check=False, timeout=_DOWNLOAD_SECONDS

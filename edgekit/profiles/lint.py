@@ -43,6 +43,8 @@ _STEERING = frozenset({"neon", "lse", "rdm", "fp16", "dotprod", "i8mm", "bf16", 
 _INT8_CPU_DELEGATES: tuple[Delegate, ...] = ("xnnpack", "qnnpack")
 _INT8_STEP, _INT8_STEP_DOTPROD = 8, 16
 _NNAPI_PRECISIONS = frozenset({"int8", "fp16", "float32"})
+_QNNPACK_PRECISIONS = {"int8", "dynamic", "float32"}
+"""What torch runs beside it: dynamic int8 for linear and recurrent layers, float32 everywhere."""
 
 
 def lint(profile: DeviceProfile) -> list[str]:
@@ -121,8 +123,8 @@ def _target(profile: DeviceProfile, target: Target) -> Iterator[str]:
                 yield "NNAPI runs full int8 or float models; leave dynamic out"
             if not any("35" in warning for warning in target.warnings):
                 yield "warnings must say that NNAPI is deprecated from API 35 (Android 15)"
-        case "qnnpack" if target.precisions != ("int8",):
-            yield 'QNNPACK has int8 kernels only; write precisions = ["int8"]'
+        case "qnnpack" if first != "int8" or not set(target.precisions) <= _QNNPACK_PRECISIONS:
+            yield "QNNPACK has int8 kernels only: put int8 first, and behind it at most dynamic and float32"
         case _:
             pass
     if target.delegate in ("xnnpack", "nnapi") and not profile.constraints.static_shapes:

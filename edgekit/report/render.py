@@ -120,6 +120,9 @@ def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append((f"{role} data", text))
         if data and data["sha256"]:
             found.append((f"{role} data sha256", data["sha256"]))
+    if conversion := report.get("conversion"):
+        found.append(("exporter", conversion["exporter"]))
+        found += [("exporter", note) for note in conversion["notes"]]
     found.append(("plan digest", plain(report["plan"].get("digest"))))
     found.append(("report digest", report["digest"]))
     found.append(("seed", plain(report["seed"])))

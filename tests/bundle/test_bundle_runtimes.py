@@ -45,6 +45,7 @@ def made(case: Any, kit: Any, tmp_path: Path) -> Path:
         case,
         path,
         companions=(companion,),
+        companion_outputs=[kit.golden_outputs(case, path, kit.samples(2))],
         extra_files={"build.sh": SCRIPT, "notes/facts.json": b"{}"},
     )
 
@@ -110,6 +111,10 @@ def test_companions_and_scripts_are_listed_and_guarded(made: Path, case: Any) ->
     assert [m["path"] for m in manifest.data["models"]] == [f"model{case.suffix}", f"model_fp16{case.suffix}"]
     assert [m["precision"] for m in manifest.data["models"]] == [case.precision, "fp16"]
     assert [f["path"] for f in manifest.data["files"]] == ["build.sh", "notes/facts.json"]
+    (own,) = (m["golden"]["samples"] for m in manifest.data["models"] if "golden" in m)
+    assert [[f["path"] for f in sample["outputs"]] for sample in own] == [
+        [f"golden/{i}_output_fp16_{k}.npy" for k in range(2)] for i in range(2)
+    ]
     assert os.access(made / "build.sh", os.X_OK) and not os.access(made / "notes/facts.json", os.X_OK)
     assert os.access(made / "run.py", os.X_OK)
     (made / "build.sh").write_bytes(SCRIPT + b"rm -rf /\n")
@@ -117,6 +122,22 @@ def test_companions_and_scripts_are_listed_and_guarded(made: Path, case: Any) ->
         load_manifest(made)
     with pytest.raises(run.Damaged, match=r"build\.sh is damaged"):
         run.check_golden(made)
+
+
+@pytest.mark.parametrize("name", ["golden/1_output_fp16_0.npy", "model_fp16.onnx"])
+def test_damage_to_what_belongs_to_a_companion_is_noticed(name: str, kit: Any, tmp_path: Path) -> None:
+    path = kit.file(kit.plain)
+    bundle = kit.write(
+        tmp_path,
+        kit.plain,
+        path,
+        companions=(replace(kit.artifact_of(kit.plain, path), precision="fp16"),),
+        companion_outputs=[kit.golden_outputs(kit.plain, path, kit.samples(2))],
+    )
+    load_manifest(bundle)
+    (bundle / name).write_bytes((bundle / name).read_bytes()[:-1] + b"\xff")
+    with pytest.raises(StepFailed, match=f"{re.escape(name)} is damaged or was changed"):
+        load_manifest(bundle)
 
 
 def test_verify_sees_a_wrong_output(case: Any, kit: Any, tmp_path: Path) -> None:

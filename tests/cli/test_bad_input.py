@@ -780,7 +780,6 @@ class TestFilesGivenToOtherCommands:
             (("--device", "ssh:pi@desk"), 4, "over ssh"),
             (("--device", "emulator", "--profile", "pi44"), 2, "no profile named 'pi44'"),
             (("--device", "emulator", "--profile", "jetson_nano"), 4, "cannot be emulated"),
-            (("--per-op",), 2, "needs the emulator"),
             (("--runs", "0"), 2, "'--runs'"),
         ],
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgekit.backends.executorch import describe, preflight, pte, report
 from edgekit.backends.executorch.session import ExecuTorchSession, intermediate, known_kernels
+from edgekit.backends.executorch.toolchain import require_executorch
 from edgekit.backends.onnx_export import tool_versions
 from edgekit.errors import ConversionError, DeviceError, Unsupported
 from edgekit.types import (
@@ -121,6 +122,7 @@ class ExecuTorchBackend:
         if wanted is None:
             return artifact
         precision, keep = wanted
+        require_executorch()  # first of all imports: quietly
         from edgekit.backends.executorch import calibration
         from edgekit.backends.executorch.program import load, reexport
 
@@ -325,7 +327,9 @@ def _wanted(scheme: Scheme, units: Sequence[str]) -> tuple[str, list[str]] | Non
     """
     precision = dict.fromkeys(units, str(scheme.precision))
     for name, wanted in scheme.overrides.items():
-        meant = [u for u in units if name in (u, u.rpartition("/")[2]) or u.startswith((f"{name}.", f"{name}/"))]
+        meant = [
+            u for u in units if name in (u, u.rpartition("/")[2]) or u.startswith((f"{name}.", f"{name}/"))
+        ]
         if not meant:
             raise Unsupported(f"the model has no unit {name!r}", hint=f"it has: {', '.join(units[:8])}, ...")
         precision.update(dict.fromkeys(meant, str(wanted)))

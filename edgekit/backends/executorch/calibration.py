@@ -252,5 +252,3 @@ def _layers(graph: Any) -> Iterator[tuple[WeightObserver, str | None, float | No
 
 def _observer(graph: Any, node: Any) -> Any:
     return graph.get_submodule(node.target) if node.op == "call_module" else None
-
-

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
     from edgekit.backends.executorch.lowering import Lowered
 
-SHAPE_ONLY = frozenset(
-    """alias clone contiguous copy expand flatten permute reshape select slice split split_with_sizes
-    squeeze stack t transpose unbind unflatten unsqueeze view chunk narrow unfold _to_copy to movedim""".split()
-)
+_SHAPE_ONLY = """
+    alias clone contiguous copy expand flatten permute reshape select slice split split_with_sizes squeeze
+    stack t transpose unbind unflatten unsqueeze view chunk narrow unfold _to_copy to movedim
+    """
+SHAPE_ONLY = frozenset(_SHAPE_ONLY.split())
 """Operators without arithmetic, left out of the share of int8 operators."""
 
 
@@ -61,9 +62,7 @@ def describe(program: torch.export.ExportedProgram, lowered: Lowered) -> bytes:
 def read_units(data: Mapping[str, Any]) -> list[Unit]:
     """Units from described data."""
     fields = ("name", "op", "index", "macs", "weight_bytes", "precision")
-    return [
-        Unit(**{f: u[f] for f in fields}, output_shape=tuple(u["output_shape"])) for u in data["units"]
-    ]
+    return [Unit(**{f: u[f] for f in fields}, output_shape=tuple(u["output_shape"])) for u in data["units"]]
 
 
 def read_coverage(data: Mapping[str, Any]) -> list[OpCoverage]:
@@ -84,22 +83,26 @@ def macs(node: Any) -> int:
     """Multiply-accumulates of one operator, biases left out."""
     name = op_name(node)
     out = first_tensor(node.meta.get("val"))
-    shapes = [tuple(a.meta["val"].shape) for a in node.all_input_nodes if first_tensor(a.meta.get("val")) is not None]
+    shapes = [
+        tuple(a.meta["val"].shape)
+        for a in node.all_input_nodes
+        if first_tensor(a.meta.get("val")) is not None
+    ]
     if name.startswith("conv_transpose"):
-        return math.prod(shapes[0]) * math.prod(shapes[1][1:])
+        return int(math.prod(shapes[0]) * math.prod(shapes[1][1:]))
     if name.startswith("conv"):
-        return math.prod(out.shape) * math.prod(shapes[1][1:])
+        return int(math.prod(out.shape) * math.prod(shapes[1][1:]))
     if name == "linear":
-        return math.prod(out.shape) * int(shapes[1][1])
+        return int(math.prod(out.shape) * shapes[1][1])
     if name in ("matmul", "mm", "bmm", "mv"):
-        return math.prod(out.shape) * int(shapes[0][-1])
+        return int(math.prod(out.shape) * shapes[0][-1])
     if name in ("addmm", "baddbmm", "addmv"):
-        return math.prod(out.shape) * int(shapes[1][-1])
+        return int(math.prod(out.shape) * shapes[1][-1])
     if name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
         return _recurrent_macs(node)
     if name.startswith("scaled_dot_product") or name.startswith("_scaled_dot_product"):
         query, key, value = shapes[:3]
-        return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+        return int(math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
     return 0
 
 
@@ -108,7 +111,7 @@ def _recurrent_macs(node: Any) -> int:
     given = node.args[0].meta["val"]
     weights = [a.meta["val"] for a in node.args[2]]
     steps = math.prod(given.shape[:-1])
-    return steps * sum(math.prod(w.shape) for w in weights if w.dim() == 2)
+    return int(steps * sum(math.prod(w.shape) for w in weights if w.dim() == 2))
 
 
 def _constants(program: torch.export.ExportedProgram) -> dict[str, Any]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _RULES = "executorch.backends.xnnpack.partition.config"
 """Logger under which ExecuTorch's partitioner says at level DEBUG why it leaves a node."""
 
+_FUSED = ("aten::relu", "aten::hardtanh")
+_PADDING = "aten::constant_pad_nd"
 _RANK = {"float32": 0, "dynamic": 1, "int8": 2}
 
 
@@ -103,9 +105,7 @@ def _listening() -> Iterator[_Reasons]:
         logger.propagate = before[1]
 
 
-def _placement(
-    graph: Any, reasons: _Reasons
-) -> tuple[dict[str, Placed], tuple[tuple[str, str], ...], int]:
+def _placement(graph: Any, reasons: _Reasons) -> tuple[dict[str, Placed], tuple[tuple[str, str], ...], int]:
     inside: dict[str, list[str]] = {}
     partitions = 0
     for node in graph.graph.nodes:
@@ -159,7 +159,6 @@ def _precision(node: Any, known: dict[Any, str]) -> str:
     from executorch.backends.xnnpack.utils.quant_utils import (
         is_dequant,
         is_dynamic_qdq,
-        is_quant,
         is_tagged_as_implicit_q_dq,
     )
 
@@ -176,8 +175,12 @@ def _precision(node: Any, known: dict[Any, str]) -> str:
                 found = "dynamic"
                 break
             found = "int8"
-        elif not is_quant(given) and given.op == "call_function":
-            # A fused activation, or a padding in front of a layer: as the operator that it is fused with.
+        elif _base_name(node) in _FUSED or _base_name(given) == _PADDING:
+            # An activation computes as the operator that it is fused with, a layer as its padding.
             found = _precision(given, known) if found == "float32" else found
     known[node] = found
     return found
+
+
+def _base_name(node: Any) -> str:
+    return str(getattr(getattr(node.target, "_schema", None), "name", ""))

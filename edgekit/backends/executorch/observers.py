@@ -26,7 +26,7 @@ _BIAS_LIMIT = 2.0**30
 Mode = Literal["watch", "pass", "simulate"]
 
 
-class ActivationObserver(UniformQuantizationObserverBase):
+class ActivationObserver(UniformQuantizationObserverBase):  # type: ignore[misc]
     """Watches one activation per tensor; shared where PT2E shares quantisation parameters.
 
     The histogram lies on a grid of bins of width 2**k around zero. When a value falls outside, neighbours are
@@ -107,7 +107,7 @@ class ActivationObserver(UniformQuantizationObserverBase):
         return torch.tensor([scale]), torch.tensor([zero_point], dtype=torch.int32)
 
 
-class WeightObserver(UniformQuantizationObserverBase):
+class WeightObserver(UniformQuantizationObserverBase):  # type: ignore[misc]
     """Symmetric ranges of a weight, per output channel or for all of it.
 
     ``floor`` holds smallest admissible scales: a channel of tiny weights with a large bias would make a scale
@@ -125,7 +125,7 @@ class WeightObserver(UniformQuantizationObserverBase):
 
     @property
     def per_channel(self) -> bool:
-        return self.qscheme == torch.per_channel_symmetric
+        return bool(self.qscheme == torch.per_channel_symmetric)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         if self._top is None:

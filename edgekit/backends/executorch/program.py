@@ -80,7 +80,7 @@ def load(path: Path) -> torch.export.ExportedProgram:
     import torch
 
     require_executorch()
-    import torch.ao.quantization.fx._decomposed  # noqa: F401  registers quantized_decomposed operators
+    import torch.ao.quantization.fx._decomposed  # registers the quantized_decomposed operators
 
     with quiet():
         return torch.export.load(str(path))
@@ -141,6 +141,9 @@ def _normalise(graph: Any) -> None:
             _replace(graph, node, "hardtanh", (node.args[0], 0.0, 6.0))
         elif name in ("mean", "adaptive_avg_pool2d"):
             _keep_dimensions(graph, node)
+    from edgekit.backends.executorch.shortcuts import replace_shortcuts
+
+    replace_shortcuts(graph)
     graph.graph.eliminate_dead_code()
     _drop_unused_tensors(graph)
     graph.recompile()

@@ -25,6 +25,7 @@ from edgekit.backends.executorch.program import op_name, unit_of
 
 _GEMMS = ("conv1d", "conv2d", "linear")
 _CONVS = ("conv1d", "conv2d")
+_PADS = ("pad", "constant_pad_nd")
 _IMAGE_AXES = {"conv1d": 1, "conv2d": 2}
 
 
@@ -67,7 +68,7 @@ def configuration(*, per_channel: bool, dynamic: bool) -> QuantizationConfig:
     return QuantizationConfig(activation, None, weight, None, False)
 
 
-class UnitQuantizer(XNNPACKQuantizer):
+class UnitQuantizer(XNNPACKQuantizer):  # type: ignore[misc]
     """XNNPACKQuantizer that leaves the units named in ``keep`` in float."""
 
     def __init__(self, keep: Collection[str], *, per_channel: bool, dynamic: bool) -> None:
@@ -78,7 +79,7 @@ class UnitQuantizer(XNNPACKQuantizer):
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
         for node in model.graph.nodes:
-            if unit_of(node) in self._keep:
+            if unit_of(node) in self._keep or (self._dynamic and _is_padded_layer(node)):
                 node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)
         if not self._dynamic:
             for node in model.graph.nodes:
@@ -148,6 +149,11 @@ class UnitQuantizer(XNNPACKQuantizer):
         )
 
 
+def _is_padded_layer(node: Any) -> bool:
+    """A convolution behind a padding operator: XNNPACK refuses it with dynamic activations, at run time."""
+    return op_name(node) in _CONVS and op_name(node.args[0]) in _PADS
+
+
 def _annotated(node: Any) -> bool:
     found = node.meta.get(Q_ANNOTATION_KEY)
     return found is not None and bool(found._annotated)
@@ -160,7 +166,7 @@ def _is_float_activation(node: Any) -> bool:
 
 def _is_spatial_padding(node: Any, axes: int) -> bool:
     """Zeros around the image axes only, for one layer only."""
-    if op_name(node) not in ("pad", "constant_pad_nd") or len(node.users) != 1:
+    if op_name(node) not in _PADS or len(node.users) != 1:
         return False
     amounts = node.args[1]
     if any(a < 0 for a in amounts) or any(amounts[2 * axes :]):

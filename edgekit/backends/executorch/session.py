@@ -59,9 +59,10 @@ class ExecuTorchSession:
         self.artifact = artifact
         self._keep_all = keep_all
         self._graph: Any = None
+        engine = runtime()
         try:
             with quiet(), stderr_without("[cpuinfo_utils.cpp"):
-                self._program = runtime().load_program(artifact.path)
+                self._program = engine.load_program(artifact.path)
                 self._method = self._program.load_method("forward")
         except RuntimeError as exc:
             raise StepFailed(f"ExecuTorch cannot load {artifact.path.name}: {exc}") from exc

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import logging
 import warnings
 from collections.abc import Iterator
 
 from edgekit.errors import MissingDependency
 
+_MODULES = (
+    "executorch.backends.xnnpack.partition.xnnpack_partitioner",
+    "executorch.backends.xnnpack.quantizer.xnnpack_quantizer",
+    "executorch.exir",
+    "torchao.quantization.pt2e.quantize_pt2e",
+)
 _NOISY = ("torchao", "torch.utils._pytree", "torch.ao", "torch.export", "torch.fx", "executorch")
 
 
@@ -24,10 +31,8 @@ def require_executorch() -> None:
     before = list(logging.root.handlers)
     try:
         with quiet():
-            import executorch.backends.xnnpack.partition.xnnpack_partitioner
-            import executorch.backends.xnnpack.quantizer.xnnpack_quantizer
-            import executorch.exir
-            import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401
+            for name in _MODULES:
+                importlib.import_module(name)
     except ImportError as exc:
         raise MissingDependency(
             f"the ExecuTorch backend needs executorch and torchao: {exc}",

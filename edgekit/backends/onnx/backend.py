@@ -3,21 +3,18 @@ OpenVINO here and by TensorRT on a Jetson."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends import calibration, calibration_choice, onnx_export
-from edgekit.backends.onnx import bias, coverage, dynamic, fp16, graph, openvino, prepare, quantize, refusals
+from edgekit.backends import onnx_export
+from edgekit.backends.onnx import coverage, dynamic, fp16, graph, int8, openvino, prepare, refusals, running
 from edgekit.backends.onnx.session import OnnxSession, Reader
 from edgekit.backends.onnx_preflight import unsupported_by_onnx
-from edgekit.errors import ConversionError, DeviceError, StepFailed, Unsupported
+from edgekit.errors import ConversionError, StepFailed, Unsupported
 from edgekit.types import (
     Artifact,
     DeviceCommand,
@@ -41,21 +38,17 @@ if TYPE_CHECKING:
     from edgekit.types import Array
 
 _TOOLS = ("onnx", "onnxsim", "onnxscript", "onnxruntime", "torch")
-_RUNNER = "python_run.py"
-_OPENVINO_RUNNER = "openvino_run.py"
 _RANGE_SAMPLES = 4
 """Samples on which export looks for values that fp16 cannot hold."""
-
-_BIAS_SAMPLES = 32
-"""Calibration samples whose means correct biases: a mean needs fewer than an extreme."""
 
 _TOLERANCES: Mapping[str, tuple[float, float]] = {
     "float32": (1e-5, 1e-5),
     "dynamic": (1e-3, 1e-3),
     "fp16": (1e-2, 1e-2),
-    "int8": (1e-5, 1e-5),
+    "int8": (0.02, 0.0),
 }
-"""Integer kernels give the same sums everywhere; what stays float around them may differ in the last bit.
+"""Integer kernels give the same sums everywhere, but each release of ONNX Runtime fuses other operators and
+rounds between them: 1.19 and 1.32 differ by 0.9 % of the largest value on the demo's file.
 Dynamic quantisation rounds activations whose float values differ so by up to one step; in fp16 arm64
 computes in half precision where x86 converts to float32 and back."""
 
@@ -169,51 +162,11 @@ class OnnxBackend:
             return self._stored(artifact, proto, scheme, store, {"units": rows})
         if scheme.precision != "int8":
             raise Unsupported(f"the ONNX backend cannot write {scheme.precision}")
-        return self._int8(artifact, found, samples, scheme, refit=refit, store=store, emit=emit)
 
-    def _int8(
-        self,
-        artifact: Artifact,
-        found: graph.Graph,
-        samples: Sequence[Sequence[Array]],
-        scheme: Scheme,
-        *,
-        refit: bool,
-        store: Store,
-        emit: Emit,
-    ) -> Artifact:
-        rules = quantize.rules_of(scheme)
-        placement = quantize.placed(found, scheme)
-        float_weights = quantize.wants_float_weights(scheme)
-        read = Reader(artifact, [t for t in placement.activations if t not in found.constants])
-        seen = calibration_choice.split(samples)[0][:_BIAS_SAMPLES] if samples else []
+        def stored(proto: Any, meta: Mapping[str, Any]) -> Artifact:
+            return self._stored(artifact, proto, scheme, store, meta)
 
-        def mse(observed: Mapping[str, calibration.Observed]) -> calibration.Ranges:
-            joined = quantize.joined(observed, placement)
-            return calibration.mse_ranges(joined, symmetric=not rules.unsigned)
-
-        def minmax(observed: Mapping[str, calibration.Observed]) -> calibration.Ranges:
-            return calibration.minmax_ranges(quantize.joined(observed, placement))
-
-        def write(ranges: calibration.Ranges) -> Artifact:
-            deltas = bias.corrections(found, placement, ranges, rules, read, seen)
-            source = graph.graph_of(bias.corrected(found, deltas))
-            proto = quantize.quantized(source, placement, ranges, rules, float_weights=float_weights)
-            return self._stored(artifact, proto, scheme, store, {"corrected_biases": len(deltas)})
-
-        methods: dict[str, calibration_choice.Method] = {"minmax": minmax, "mse": mse}
-        if scheme.calibration != "auto":
-            methods = {scheme.calibration: methods[scheme.calibration]}
-        return calibration_choice.quantize_best(
-            artifact,
-            samples,
-            methods,
-            read=read,
-            write=write,
-            run=_outputs,
-            refit=refit,
-            emit=emit,
-        )
+        return int8.quantize_int8(artifact, found, samples, scheme, store=stored, refit=refit, emit=emit)
 
     def _stored(
         self, parent: Artifact, proto: Any, scheme: Scheme, store: Store, meta: Mapping[str, Any]
@@ -248,7 +201,7 @@ class OnnxBackend:
         if target.delegate == "tensorrt":
             from edgekit.backends.onnx.tensorrt import rules
 
-            return rules.coverage(artifact.path)
+            return rules.coverage(artifact.path, target.version)
         return coverage.coverage(artifact, target.delegate)
 
     def check(self, artifact: Artifact, scheme: Scheme) -> tuple[Mapping[str, float], list[str]]:
@@ -326,12 +279,7 @@ class OnnxBackend:
         return bundle.bundle_files(artifacts, profile, target)
 
     def runtime_files(self, arch: str, store: Store) -> Mapping[str, Path]:
-        import edgekit.native
-
-        return {
-            _RUNNER: Path(edgekit.native.__file__).with_name(_RUNNER),
-            _OPENVINO_RUNNER: Path(__file__).with_name(_OPENVINO_RUNNER),
-        }
+        return running.runtime_files()
 
     def device_command(
         self,
@@ -344,46 +292,16 @@ class OnnxBackend:
         store: Store,
         scratch: Path,
     ) -> DeviceCommand:
-        files = dict(self.runtime_files(arch, store))
-        files["model.onnx"] = artifact.path
-        on_openvino = graph.delegate_of(artifact) == "openvino"
-        runner = _OPENVINO_RUNNER if on_openvino else _RUNNER
-        argv = [runner, "-w", str(protocol.warmup), "-n", str(protocol.runs), "-t", str(protocol.threads)]
-        if per_op:
-            argv.append("-p")
-        for i, value in enumerate(inputs):
-            path = scratch / f"in{i}.bin"
-            path.write_bytes(np.ascontiguousarray(value).tobytes())
-            files[path.name] = path
-            argv += ["-i", path.name]
-        outputs = tuple(f"out{i}.bin" for i in range(len(artifact.outputs)))
-        for name in outputs:
-            argv += ["-o", name]
-        return DeviceCommand(
-            argv=(*argv, "model.onnx"),
-            files=files,
-            outputs=outputs,
-            python=("openvino" if on_openvino else "onnxruntime", "numpy"),
+        files = self.runtime_files(arch, store)
+        return running.device_command(
+            artifact, inputs, files, protocol=protocol, per_op=per_op, scratch=scratch
         )
 
     def parse(self, stdout: str, outputs: Mapping[str, bytes] | None = None) -> Mapping[str, Any]:
-        for line in reversed(stdout.splitlines()):
-            report: Any = None
-            if line.startswith("{"):
-                with contextlib.suppress(json.JSONDecodeError):
-                    report = json.loads(line)
-            if isinstance(report, dict) and "runs_ms" in report:
-                return report
-        raise DeviceError("the ONNX runner printed no report", hint=f"it printed: {stdout[-200:]!r}")
+        return running.parse(stdout)
 
     def read_outputs(self, artifact: Artifact, files: Sequence[bytes]) -> list[Array]:
-        outputs = []
-        for i, (raw, spec) in enumerate(zip(files, artifact.outputs, strict=True)):
-            size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-            if len(raw) != size:
-                raise DeviceError(f"output {i} of the ONNX runner has {len(raw)} bytes instead of {size}")
-            outputs.append(np.frombuffer(raw, dtype=spec.dtype).reshape(spec.shape))
-        return outputs
+        return running.read_outputs(artifact, files)
 
 
 def _to_onnx(
@@ -410,13 +328,6 @@ def _max_opset(scheme: Scheme) -> int:
 
 def _serialized(proto: Any) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
-
-
-def _outputs(artifact: Artifact, samples: Iterable[Sequence[Array]]) -> list[Array]:
-    """Outputs of all samples in ONNX Runtime, whatever the delegate: candidates differ by their ranges."""
-    session = OnnxSession(artifact)
-    rows = [session.run(s) for s in samples]
-    return [np.concatenate(column) for column in zip(*rows, strict=True)]
 
 
 def _beyond_fp16(artifact: Artifact, found: graph.Graph, samples: Sequence[Sequence[Array]]) -> list[str]:

@@ -39,9 +39,17 @@ def corrections(
     used: dict[str, int] = {}
     for w in found:
         used[str(w.bias)] = used.get(str(w.bias), 0) + 1
-    found = [w for w in found if used[str(w.bias)] == 1 and w.input in ranges]
-    means = _means(graph, {w.input for w in found}, ranges, rules, read, samples)
+    found = [w for w in found if used[str(w.bias)] == 1]
+    limits = {w.input: ranges[stored] for w in found if (stored := _stored(placement, w.input)) in ranges}
+    means = _means(limits, rules, read, samples)
     return {str(w.bias): _correction(graph, w, *means[w.input]) for w in found if w.input in means}
+
+
+def _stored(placement: Placement, tensor: str) -> str:
+    """The tensor whose range a moved one has."""
+    while tensor in placement.shared:
+        tensor = placement.shared[tensor][0]
+    return tensor
 
 
 def corrected(graph: Graph, deltas: Mapping[str, Array]) -> Any:
@@ -59,27 +67,23 @@ def corrected(graph: Graph, deltas: Mapping[str, Array]) -> Any:
 
 
 def _means(
-    graph: Graph,
-    tensors: set[str],
-    ranges: Ranges,
+    limits: Mapping[str, tuple[float, float]],
     rules: Rules,
     read: Read,
     samples: Iterable[Sequence[Array]],
 ) -> dict[str, tuple[Array, Array]]:
     """Mean of each channel (axis 1) of each tensor, in float and quantised."""
-    sums: dict[str, list[Array]] = {}
+    sums: dict[str, Array] = {}
     count = 0
     for sample in samples:
         count += 1
         for name, value in read(sample):
-            if name in tensors and value.ndim > 1:
+            if name in limits and value.ndim > 1:
                 axes = (0, *range(2, value.ndim))
-                both = [value.mean(axes, dtype=np.float64)]
-                both.append(_rounded(value, ranges[name], rules).mean(axes, dtype=np.float64))
-                sums[name] = (
-                    both if name not in sums else [a + b for a, b in zip(sums[name], both, strict=True)]
-                )
-    return {name: (a / count, b / count) for name, (a, b) in sums.items()}
+                rounded = _rounded(value, limits[name], rules)
+                both = np.stack([v.mean(axes, dtype=np.float64) for v in (value, rounded)])
+                sums[name] = sums[name] + both if name in sums else both
+    return {name: (both[0] / count, both[1] / count) for name, both in sums.items()}
 
 
 def _rounded(value: Array, limits: tuple[float, float], rules: Rules) -> Array:

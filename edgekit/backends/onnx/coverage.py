@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from edgekit.backends.onnx.graph import (
     DEQUANTIZE,
     MOVES,
+    QUANTIZE,
     Graph,
     Op,
+    graph_of,
     op_precision,
     read_graph,
     unit_ops,
@@ -18,8 +19,11 @@ from edgekit.backends.onnx.graph import (
 )
 from edgekit.types import Artifact, OpCoverage
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+_QGEMM_FLOAT_INPUTS = 7
+"""QGemm writes integers when an output scale follows its other inputs."""
+
+_FOLDED = frozenset({"Relu", "Clip"})
+"""What ONNX Runtime drops in front of QuantizeLinear; others that are gone were taken apart into several."""
 
 _INTEGER_OPS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize")
 
@@ -45,10 +49,9 @@ def coverage(artifact: Artifact, delegate: str) -> list[OpCoverage]:
 
 
 def _plain(index: int, op: str, precision: str) -> OpCoverage:
-    reason = (
-        "" if precision == "dynamic" or op in MOVES else f"{op} has no dynamic int8 kernel: runs in float"
-    )
-    return OpCoverage(index=index, op=op, accelerated=not reason, reason=reason)
+    fast = precision == "dynamic" or op in MOVES
+    reason = "" if fast else f"{op} has no dynamic int8 kernel: it runs in float"
+    return OpCoverage(index=index, op=op, accelerated=fast, reason=reason)
 
 
 def _quantized(graph: Graph, op: Op) -> OpCoverage:
@@ -59,6 +62,7 @@ def _quantized(graph: Graph, op: Op) -> OpCoverage:
 
 def _optimized(path: Path) -> Graph:
     """The graph that ONNX Runtime runs: QDQ groups fused, before layouts are chosen for one processor."""
+    import onnx
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -68,15 +72,7 @@ def _optimized(path: Path) -> Graph:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(target)
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        import onnx
-
-        return _unchecked(onnx.load(str(target)))
-
-
-def _unchecked(proto: Any) -> Graph:
-    from edgekit.backends.onnx.graph import graph_of
-
-    return graph_of(proto)
+        return graph_of(onnx.load(str(target)))  # not checked: it has operators of com.microsoft
 
 
 def _not_integer(graph: Graph, optimized: Graph) -> dict[str, str]:
@@ -85,30 +81,27 @@ def _not_integer(graph: Graph, optimized: Graph) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for op in unit_ops(graph):
         now = running.get(op.name)
-        if now is None or now.op.startswith(_INTEGER_OPS) or not graph.data_inputs(op):
-            continue  # folded into its neighbours, or without values of its own
-        if not any(_is_dequantized(optimized, t) for t in _data(optimized, now)) and _on_integers(
-            optimized, now
-        ):
+        if not graph.data_inputs(op) or (now is None and op.op in MOVES | _FOLDED):
             continue
-        if op_precision(graph, op) == "int8" and op.op not in MOVES:
-            reasons[op.name] = f"ONNX Runtime has no integer kernel for {op.op} here: it runs in float"
-        elif op.op in MOVES:
+        if now is not None and (now.op.startswith(_INTEGER_OPS) or _is_stored(optimized, now.inputs[0])):
+            continue
+        if op.op in MOVES:
             reasons[op.name] = f"{op.op} moves float values"
+        elif op_precision(graph, op) == "int8":
+            reasons[op.name] = f"ONNX Runtime has no integer kernel for {op.op} here: it runs in float"
         else:
             reasons[op.name] = f"{op.op} is not quantised: it runs in float"
     return reasons
 
 
-def _data(graph: Graph, op: Op) -> Iterator[str]:
-    return (t for t in op.inputs if t and t not in graph.constants)
-
-
-def _is_dequantized(graph: Graph, tensor: str) -> bool:
-    producer = graph.producers.get(tensor)
-    return producer is not None and producer.op == DEQUANTIZE
-
-
-def _on_integers(graph: Graph, op: Op) -> bool:
-    """Whether an operator of the optimised graph reads integers: it comes behind an integer kernel."""
-    return any(graph.dtypes.get(t) in ("int8", "uint8") for t in _data(graph, op))
+def _is_stored(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor of the optimised graph holds integers. Shape inference does not know the operators
+    of com.microsoft, so this asks who wrote it."""
+    writer = graph.producers.get(tensor)
+    if writer is None:
+        return False
+    if writer.op == QUANTIZE or writer.op.startswith("QLinear"):
+        return True
+    if writer.op == "QGemm":
+        return len(writer.inputs) > _QGEMM_FLOAT_INPUTS and bool(writer.inputs[_QGEMM_FLOAT_INPUTS])
+    return (writer.op in MOVES or writer.op == "MaxPool") and _is_stored(graph, writer.inputs[0])

@@ -40,10 +40,37 @@ def half(graph: Graph, scheme: Scheme, overflowing: list[str]) -> tuple[Any, lis
     proto.CopyFrom(graph.proto)
     with quiet():
         made = convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
+    _bypass_round_trips(made)
     sort_nodes(made, [op.name for op in graph.ops])
     del made.graph.value_info[:]
     onnx.checker.check_model(made)
     return made, [k for k in kept if k in known]
+
+
+def _bypass_round_trips(proto: Any) -> None:
+    """Take out half precision between two operators that stay float32: the converter casts what each of
+    them writes, and values that are too large would be lost on the way."""
+    import onnx
+
+    half_type, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    casts = {n.output[0]: n for n in proto.graph.node if n.op_type == "Cast"}
+    kinds = {t: onnx.helper.get_node_attr_value(n, "to") for t, n in casts.items()}
+    direct = {
+        t: casts[n.input[0]].input[0]
+        for t, n in casts.items()
+        if kinds[t] == full and kinds.get(n.input[0]) == half_type
+    }
+    for node in proto.graph.node:
+        for i, tensor in enumerate(node.input):
+            if tensor in direct:
+                node.input[i] = direct[tensor]
+    while True:
+        used = {t for n in proto.graph.node for t in n.input} | {o.name for o in proto.graph.output}
+        unused = [t for t in casts if t not in used]
+        if not unused:
+            return
+        for tensor in unused:
+            proto.graph.node.remove(casts.pop(tensor))
 
 
 def beyond_range(graph: Graph, extremes: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -21,19 +21,19 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _FLOATS = frozenset({"float32", "float16", "float64"})
 _INT8 = frozenset({"int8", "uint8"})
 
-ACTIVATIONS = frozenset(
-    "Relu Clip HardSwish HardSigmoid Sigmoid Tanh Elu LeakyRelu PRelu Gelu Mish Softplus Swish".split()
-)
+_ACTIVATIONS = "Relu Clip HardSwish HardSigmoid Sigmoid Tanh Elu LeakyRelu PRelu Gelu Mish Softplus Swish"
+ACTIVATIONS = frozenset(_ACTIVATIONS.split())
 """Elementwise functions of one tensor."""
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators with products of weights."""
 
-MOVES = frozenset(
-    """Reshape Transpose Squeeze Unsqueeze Flatten Slice Split Gather Expand Tile Identity Shape Concat Pad
+_MOVES = """
+    Reshape Transpose Squeeze Unsqueeze Flatten Slice Split Gather Expand Tile Identity Shape Concat Pad
     DepthToSpace SpaceToDepth Cast Constant ConstantOfShape Range Where GatherND GatherElements Size
-    EyeLike NonZero Not And Or Equal Less Greater LessOrEqual GreaterOrEqual""".split()
-)
+    EyeLike NonZero Not And Or Equal Less Greater LessOrEqual GreaterOrEqual
+"""
+MOVES = frozenset(_MOVES.split())
 """Operators that move, choose or compare values without arithmetic: precision means nothing for them."""
 
 

@@ -34,7 +34,10 @@ class Rules:
     """Operators whose inputs have to share one range."""
 
 
-_MOVES = frozenset("Reshape Transpose Squeeze Unsqueeze Flatten Slice DepthToSpace SpaceToDepth".split())
+_MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice"}) | {
+    "DepthToSpace",
+    "SpaceToDepth",
+}
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
 _POOLS = frozenset({"AveragePool", "GlobalAveragePool", "MaxPool"})
@@ -123,7 +126,7 @@ def place(graph: Graph, rules: Rules, keep: frozenset[str], *, per_channel: bool
             _join(graph, rules, op, keep, placement)
         elif rules.unsigned:
             placement.activations.setdefault(op.inputs[0])
-            placement.shared.update({t: (op.inputs[0], op.name) for t in op.outputs})
+            placement.shared.update(dict.fromkeys(op.outputs, (op.inputs[0], op.name)))
     for moved in placement.shared:
         placement.activations.pop(moved, None)
     return placement
@@ -137,7 +140,12 @@ def _weighted(graph: Graph, rules: Rules, op: Op, *, per_channel: bool) -> Itera
     if op.op == "Gemm" and (op.attribute("transA", 0) or op.attribute("beta", 1.0) != 1.0):
         return
     bias = op.inputs[2] if len(op.inputs) > 2 and op.inputs[2] else None
-    axis = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0 if op.attribute("transB", 0) else 1, "MatMul": 1}[op.op]
+    axis: int | None = {
+        "Conv": 0,
+        "ConvTranspose": 1,
+        "Gemm": 0 if op.attribute("transB", 0) else 1,
+        "MatMul": 1,
+    }[op.op]
     if op.op == "MatMul" and rank != 2:
         axis = None
     if op.op == "ConvTranspose" and (not rules.unsigned or op.attribute("group", 1) != 1):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.backends.onnx import openvino
+from edgekit.backends.onnx.graph import read_graph
 from edgekit.backends.onnx.session import open_session
 from edgekit.errors import StepFailed, Unsupported
 from edgekit.types import Artifact, Problem
@@ -56,8 +57,9 @@ def in_file(path: Path, scheme: Scheme) -> list[Problem]:
     if scheme.delegate == "tensorrt":
         from edgekit.backends.onnx.tensorrt import rules
 
+        kinds = {op.name: op.op for op in read_graph(path).ops}
         return [
-            Problem(op="", where=v.node, reason=v.reason, hint=v.change)
+            Problem(op=kinds.get(v.node, "a tensor"), where=v.node, reason=v.reason, hint=v.change)
             for v in rules.violations(path, scheme.delegate_version)
             if v.rule in ("operator", "dtype")
         ]
@@ -92,5 +94,5 @@ def _problem(message: str) -> Problem:
     """A problem from ONNX Runtime's words: "... Could not find an implementation for DFT(17) node with name
     'node_dft'"."""
     found = re.search(r"implementation for (\w+)(?:\(\d+\))? node with name '([^']*)'", message)
-    op, where = (found[1], found[2]) if found else ("", "")
+    op, where = (found[1], found[2]) if found else ("the file", "")
     return Problem(op=op, where=where, reason=message, hint=_HINT)

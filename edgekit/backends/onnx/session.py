@@ -113,6 +113,9 @@ class Taps:
         noted = artifact.meta.get("units")
         if noted is not None:
             self._tensors = {row["name"]: row["tensor"] for row in noted}
+            for row in noted:  # shape inference does not know the operators of com.microsoft
+                self._graph.shapes.setdefault(row["tensor"], tuple(row["output_shape"]))
+                self._graph.dtypes.setdefault(row["tensor"], "float32")
         else:
             self._tensors = {op.name: _stored(self._graph, op.outputs[0]) for op in unit_ops(self._graph)}
         wanted = [t for t in self._tensors.values() if t in self._graph.shapes]
@@ -123,15 +126,25 @@ class Taps:
         values: dict[str, Array] = {}
         for chunk in chunks(self._graph, list(dict.fromkeys(names))):
             values.update(zip(chunk, run(self._session, self._artifact, inputs, chunk), strict=True))
-        return {u: _real(values[n]) for u, n in zip(units, names, strict=True)}
+        return {u: self._plain(u, _real(values[n])) for u, n in zip(units, names, strict=True)}
+
+    def _plain(self, unit: str, value: Array) -> Array:
+        """The value with channels as the float model has them (see equalize.py)."""
+        factors = self._artifact.meta.get("channel_factors", {}).get(unit)
+        if factors is None:
+            return value
+        return value / np.asarray(factors, dtype=np.float32).reshape(1, -1, *[1] * (value.ndim - 2))
 
 
 class Reader:
-    """Reads float tensors of an artifact for calibration: called with one sample in source layout."""
+    """Reads float tensors of an artifact for calibration: called with one sample in source layout.
 
-    def __init__(self, artifact: Artifact, tensors: Sequence[str]) -> None:
+    With ``graph`` the tensors are those of that model, which has the artifact's inputs.
+    """
+
+    def __init__(self, artifact: Artifact, tensors: Sequence[str], graph: Graph | None = None) -> None:
         self._artifact = artifact
-        self._graph = graph_of(load(artifact.path))
+        self._graph = graph or graph_of(load(artifact.path))
         self._inputs = [t for t in tensors if t in self._graph.inputs]
         self._inner = [t for t in tensors if t not in self._graph.inputs]
         self._session = open_session(with_outputs(self._graph, self._inner))

@@ -52,18 +52,25 @@ def quantize(
 def methods(scheme: Scheme, outputs: Sequence[str]) -> dict[str, Method]:
     """Ways to get ranges for a scheme.
 
-    ``outputs`` keep their true range: a clipped logit ties with its rival. 16 bits have levels to spare: there clipping gains nothing, and "auto" means the true extremes.
+    With 8 bits ``outputs`` keep their true range: a clipped logit ties with its rival. 16 bits have levels to
+    spare: there clipping gains nothing, "auto" means the true extremes, and these get room (see ``ROOM``).
     """
-    levels = 2 ** min(STATIC_BITS[p] for p in static_precisions(scheme))
-    known: dict[str, Method] = {
-        "minmax": calibration.minmax_ranges,
-        "mse": partial(_mse_ranges, levels=levels),
-    }
-    if scheme.calibration != "auto":
-        known = {scheme.calibration: known[scheme.calibration]}
-    elif levels > calibration.LEVELS:
-        del known["mse"]
-    return {name: _with_true_outputs(method, outputs) for name, method in known.items()}
+    if min(STATIC_BITS[p] for p in static_precisions(scheme)) > 8:
+        wide: dict[str, Method] = {"minmax": _roomy_ranges, "mse": partial(_mse_ranges, levels=1 << 16)}
+        name = "minmax" if scheme.calibration == "auto" else scheme.calibration
+        return {name: wide[name]}
+    known: dict[str, Method] = {"minmax": calibration.minmax_ranges, "mse": calibration.mse_ranges}
+    names = list(known) if scheme.calibration == "auto" else [scheme.calibration]
+    return {name: _with_true_outputs(known[name], outputs) for name in names}
+
+
+ROOM = 2.0
+"""How far 16-bit ranges reach beyond what calibration saw. New inputs do exceed its extremes, and one bit of
+16 costs nothing: cifar_resnet20, 48 calibration samples: 27.6 dB on others without room, 38.2 with."""
+
+
+def _roomy_ranges(observed: Mapping[str, calibration.Observed]) -> calibration.Ranges:
+    return {name: (ROOM * o.lo, ROOM * o.hi) for name, o in observed.items()}
 
 
 def _mse_ranges(observed: Mapping[str, calibration.Observed], *, levels: int) -> calibration.Ranges:
@@ -81,9 +88,11 @@ def _with_true_outputs(method: Method, outputs: Sequence[str]) -> Method:
 def _with_ranges(
     backend: Backend, artifact: Artifact, ranges: calibration.Ranges, scheme: Scheme, store: Store
 ) -> Artifact:
-    data, dead = condition.protect_dead_channels(artifact.path, ranges)
     with store.scratch() as scratch:
         source = scratch / "conditioned.tflite"
+        bounded, ranges = condition.bound_padding(artifact.path, ranges)
+        source.write_bytes(bounded)
+        data, dead = condition.protect_dead_channels(source, ranges)
         source.write_bytes(data)
         quantized = quantize_file(source, scheme, ranges)
     meta = {"dead_channels": [{"op": d.op_index, "channels": list(d.channels)} for d in dead]}

@@ -66,6 +66,67 @@ def protect_dead_channels(source: Path, ranges: Ranges) -> tuple[bytes, list[Dea
     return (write_model(model) if changed else source.read_bytes()), changed
 
 
+def bound_padding(source: Path, ranges: Ranges) -> tuple[bytes, Ranges]:
+    """Bytes of the file, and ranges, without the "minus infinity" that pads the input of a max pooling.
+
+    A padded MaxPool becomes PADV2 with -3.4e38 and MAX_POOL_2D. A scale that holds that number leaves one
+    step for all others, and XNNPACK refuses to load the file. The lowest value of the padded tensor does as
+    well: none is lower. Where that is zero, PADV2 becomes PAD, which XNNPACK takes.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph, model = read_graph(source), read_model(source)
+    found, changed = dict(ranges), False
+    for op in graph.ops:
+        readers = {o.op for o in graph.consumers(op.outputs[0])}
+        if op.op != "PADV2" or readers != {"MAX_POOL_2D"} or op.outputs[0] in graph.outputs:
+            continue
+        value = graph.tensors[op.inputs[2]].values()
+        before = found.get(graph.tensors[op.inputs[0]].name)
+        if value is None or before is None or float(value.min()) >= min(before[0], 0.0):
+            continue
+        lowest = min(before[0], 0.0)
+        found[graph.tensors[op.outputs[0]].name] = (lowest, max(before[1], lowest))
+        operator = model.subgraphs[0].operators[op.index]
+        if lowest == 0.0:
+            operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.PAD)
+            operator.inputs = operator.inputs[:2]
+            operator.builtinOptionsType = schema.BuiltinOptions.PadOptions
+            operator.builtinOptions = schema.PadOptionsT()
+        else:
+            operator.inputs[2] = _new_constant(model, op.inputs[2], np.full(value.shape, lowest, value.dtype))
+        changed = True
+    return (write_model(model) if changed else source.read_bytes()), found
+
+
+def _opcode(model: Any, builtin: int) -> int:
+    """Index of an operator code of the file, added where it is not there."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    for index, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def _new_constant(model: Any, like: int, values: np.ndarray[Any, Any]) -> int:
+    """Index of a new constant tensor with the shape and type of another one."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+    pattern, tensor, buffer = graph.tensors[like], schema.TensorT(), schema.BufferT()
+    tensor.name = b"%s.lowest_%d" % (pattern.name, len(graph.tensors))
+    tensor.shape, tensor.type, tensor.hasRank = pattern.shape, pattern.type, pattern.hasRank
+    tensor.buffer = len(model.buffers)
+    model.buffers.append(buffer)
+    graph.tensors.append(tensor)
+    buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), dtype=np.uint8)
+    return len(graph.tensors) - 1
+
+
 def _store(model: Any, tensor: int, values: np.ndarray[Any, Any]) -> None:
     buffer = model.buffers[model.subgraphs[0].tensors[tensor].buffer]
     buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), dtype=np.uint8)

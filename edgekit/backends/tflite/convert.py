@@ -65,23 +65,9 @@ def convert_program(
     return _run("litert-torch", job, scratch)
 
 
-def without_lowering(program: Path, scratch: Path) -> set[str]:
-    """Operators of a torch.export program that litert-torch has no lowering for."""
-    _work("lowerings", {"program": str(program)}, scratch)
-    return set(json.loads((scratch / "result.json").read_text()))
-
-
 def _run(exporter: str, job: Mapping[str, Any], scratch: Path) -> Converted:
-    log = _work(exporter, job, scratch)
-    inputs = json.loads((scratch / "result.json").read_text())
-    return Converted(scratch / "model.tflite", log, tuple(inputs))
-
-
-def _work(name: str, job: Mapping[str, Any], scratch: Path) -> str:
-    """Run the worker in ``scratch``; returns what it printed."""
-    exporter = "onnx2tf" if name == "onnx2tf" else "litert-torch"
     path = scratch / "job.json"
-    path.write_text(json.dumps({"job": name, "parent": os.getpid(), **job}))
+    path.write_text(json.dumps({"exporter": exporter, "parent": os.getpid(), **job}))
     env = os.environ | {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_ENABLE_ONEDNN_OPTS": "0",
@@ -98,10 +84,11 @@ def _work(name: str, job: Mapping[str, Any], scratch: Path) -> str:
     except subprocess.TimeoutExpired as exc:
         raise ConversionError(f"{exporter} did not finish within {_TIMEOUT_S} s") from exc
     log = _ESCAPES.sub("", done.stdout + done.stderr)
-    if done.returncode != 0 or not (scratch / "result.json").exists():
+    answer = scratch / "result.json"
+    if done.returncode != 0 or not answer.exists():
         check_full_disk(log, "converting the model")
         raise _explain(log, done.returncode, exporter)
-    return log
+    return Converted(scratch / "model.tflite", log, tuple(json.loads(answer.read_text())["inputs"]))
 
 
 def _explain(log: str, returncode: int, exporter: str = "onnx2tf") -> ConversionError | Unsupported:

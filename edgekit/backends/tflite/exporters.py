@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.backends import onnx_export
-from edgekit.backends.tflite import convert, flatbuffer, signature
+from edgekit.backends.tflite import convert, flatbuffer, onnx_repair, signature
 from edgekit.backends.tflite.session import TFLiteSession
 from edgekit.backends.torch_graph import trace
 from edgekit.errors import ConversionError, EdgekitError, StepFailed, StoreError, Unsupported
@@ -181,6 +181,7 @@ def _attempt(
     graph = flatbuffer.read_graph(artifact.path)
     found.append(Candidate(artifact=artifact, parity=error, transposes=graph.count("TRANSPOSE")))
     notes += [f"torch to ONNX by {note}" for note in artifact.meta.get("onnx_notes", ())]
+    notes += artifact.meta.get("onnx_repairs", ())
     notes.append(str(found[-1]))
     return None
 
@@ -217,6 +218,7 @@ def _by_onnx2tf(job: Job, scratch: Path) -> Artifact:
             f"the model takes {len(job.spec.inputs)} inputs but uses {len(onnx_file.inputs)} of them",
             hint="leave the unused input out of forward",
         )
+    repairs = onnx_repair.repair(path)
     sequences = signature.sequence_inputs(path)
     keep = onnx_file.inputs if job.scheme.keep_nchw else ()
     keep = tuple(n for n in keep if n not in sequences)
@@ -228,6 +230,7 @@ def _by_onnx2tf(job: Job, scratch: Path) -> Artifact:
         "onnx_sha256": job.store.put_file(path),
         "onnx_exporter": onnx_file.exporter,
         "onnx_notes": list(onnx_file.notes),
+        "onnx_repairs": repairs,
         "onnx_inputs": list(onnx_file.inputs),
     }
     return replace(artifact, meta=meta)

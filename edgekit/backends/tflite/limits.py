@@ -1,4 +1,4 @@
-"""What onnx2tf 1.28.8 does not convert, or converts wrongly, although it has a converter; as data.
+"""What onnx2tf 1.28.8 and litert-torch 0.10.0 do not convert, or convert wrongly; as data.
 
 Measured with a model of one operator each; tests/backends/tflite/test_preflight.py repeats some. Operators
 that become no ONNX operator at all are not listed: :mod:`edgekit.backends.onnx_preflight` finds those.
@@ -16,22 +16,40 @@ if TYPE_CHECKING:
 REPLACE = "replace the operation in the model by supported ones"
 
 
-def _always(op: TorchOp) -> bool:
+def _always(op: TorchOp, node: Any = None) -> bool:
     return True
+
+
+def _never(op: TorchOp, node: Any) -> bool:
+    return False
+
+
+def _magnitudes(op: TorchOp, node: Any) -> bool:
+    """A spectrum along the last axis whose phase nobody reads: the only complex numbers that it takes."""
+    users = [str(user.target) for user in node.users]
+    return "rfft.default" in op.op and set(users) == {"aten.abs.default"} and _argument(op, 2, -1) == -1
+
+
+def _last_axis(op: TorchOp, node: Any) -> bool:
+    """Along another axis, or as a sort, it becomes STABLEHLO_SORT, for which LiteRT has no kernel."""
+    axis = _argument(op, 2, -1)
+    return "topk" in op.op and axis in (-1, len(op.shapes[0]) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
     """Torch operators (overloads left out, "aten." too) and the ONNX operator that they become.
 
-    ``applies`` tells the calls that are affected; for nodes of an ONNX file only ``onnx`` and, where
-    there is one, ``attribute`` count (name and value).
+    ``reason`` is onnx2tf's or TFLite's; ``applies`` tells the calls that are affected, ``other`` those that
+    litert-torch takes, given the call and its node in the exported graph. For nodes of an ONNX file only
+    ``onnx`` and, where there is one, ``attribute`` count (name and value).
     """
 
     torch: tuple[str, ...]
     reason: str
     hint: str = REPLACE
     applies: Callable[[TorchOp], bool] = _always
+    other: Callable[[TorchOp, Any], bool] = _always
     onnx: str = ""
     attribute: tuple[str, bytes] | None = None
 
@@ -67,11 +85,25 @@ LIMITS = (
     _kernel("Atan", "atan", "arctan", "atan2", "arctan2"),
     _kernel("Atanh", "atanh", "arctanh"),
     _kernel("Cosh", "cosh"),
-    _kernel("Det", "det", "linalg_det"),
-    _kernel("Erf", "erf", "erfc", "special_erf", "special_erfc"),
+    Limit(
+        torch=("det", "linalg_det"),
+        onnx="Det",
+        other=_never,
+        reason="it becomes MatrixDeterminant, for which TFLite has no kernel",
+    ),
+    _kernel("Erf", "erf", "special_erf"),
+    Limit(
+        torch=("erfc", "special_erfc"), other=_never, reason="it becomes Erf, for which TFLite has no kernel"
+    ),
     _kernel("Sinh", "sinh"),
     _kernel("Tan", "tan"),
-    _kernel("Col2Im", "col2im"),
+    Limit(
+        torch=("col2im",),
+        onnx="Col2Im",
+        other=_never,
+        reason="onnx2tf fails to convert it",
+        hint="add the overlapping parts with a transposed convolution whose weights are zeros and ones",
+    ),
     Limit(
         torch=("lstm",),
         onnx="LSTM",
@@ -81,8 +113,9 @@ LIMITS = (
     Limit(
         torch=("topk", "sort"),
         onnx="TopK",
+        other=_last_axis,
         reason="onnx2tf fails to read how many values TopK takes",
-        hint="take the maximum, or return all values and choose after inference",
+        hint="use topk along the last axis, or return all values and choose after inference",
     ),
     Limit(
         torch=("upsample_bicubic2d",),
@@ -93,12 +126,14 @@ LIMITS = (
     ),
     Limit(
         torch=("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+        other=_never,
         reason="it becomes ScaleAndTranslate, for which TFLite has no kernel",
         hint="resize without antialias",
     ),
     Limit(torch=("upsample_trilinear3d",), reason="onnx2tf resizes images only, not volumes"),
     Limit(
         torch=("max_pool2d_with_indices", "max_unpool2d"),
+        other=_never,
         reason="it becomes MaxPoolWithArgmax, for which TFLite has no kernel",
         hint="pool without return_indices, and resize instead of unpooling",
     ),
@@ -110,6 +145,7 @@ LIMITS = (
     ),
     Limit(
         torch=("conv_transpose2d",),
+        other=_never,
         applies=_dilated(7),
         reason="TFLite's TRANSPOSE_CONV has no dilation",
         hint="use dilation=1",
@@ -134,14 +170,18 @@ LIMITS = (
     Limit(torch=("tril", "triu"), applies=_images, reason=_AXES),
     Limit(torch=("flip",), applies=_images, reason="onnx2tf does not slice backwards"),
     Limit(torch=("repeat_interleave",), applies=_images, reason=_AXES, hint="use repeat, or interpolate"),
-    Limit(torch=("bucketize", "searchsorted", "bincount"), reason="onnx2tf fails to convert it"),
+    Limit(
+        torch=("bucketize", "searchsorted", "bincount"), other=_never, reason="onnx2tf fails to convert it"
+    ),
     Limit(
         torch=("embedding_bag",),
+        other=_never,
         reason="it becomes a Loop, which onnx2tf cannot convert",
         hint="use Embedding",
     ),
     Limit(
         torch=("scatter_add", "index_add", "scatter_reduce"),
+        other=_never,
         reason="onnx2tf scatters without adding only",
     ),
     Limit(
@@ -150,7 +190,8 @@ LIMITS = (
         reason="onnx2tf has no bitwise operators",
     ),
     Limit(
-        torch=tuple(f"fft_{n}" for n in ("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2")),
+        other=_magnitudes,
+        torch=("stft", *(f"fft_{n}{d}" for n in ("fft", "ifft", "rfft", "irfft") for d in ("", "2", "n"))),
         onnx="DFT",
         reason="it becomes DFT, for which onnx2tf has no conversion",
         hint="compute the transform before or after inference, or as a product with a constant matrix",

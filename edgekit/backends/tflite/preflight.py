@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.backends import onnx_export
 from edgekit.backends.onnx_preflight import unsupported_by_onnx
-from edgekit.backends.tflite import convert, limits
-from edgekit.backends.tflite.exporters import DTYPES, EXTRA, has_litert_torch, save_program
-from edgekit.errors import ConversionError, Unsupported
+from edgekit.backends.tflite import limits
+from edgekit.backends.tflite.exporters import DTYPES, EXTRA, has_litert_torch
 from edgekit.types import ModelSpec, Problem
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ def problems(source: Any, spec: ModelSpec, graph: TorchGraph | None) -> list[Pro
     unknown = {(p.op, p.where): p for p in unsupported_by_onnx(graph)}
     limited = {(p.op, p.where): p for p in _limits_of_onnx2tf(graph)}
     blocked = [*{**limited, **unknown}.values()]
-    return found + _sizes_from_values(graph) + _left_over(blocked, source, graph)
+    return found + _sizes_from_values(graph) + _left_over(blocked, graph)
 
 
 def _inputs(spec: ModelSpec) -> list[Problem]:
@@ -65,7 +63,7 @@ def _sizes_from_values(graph: TorchGraph) -> list[Problem]:
             found[op.op, op.where] = Problem(
                 op=op.op,
                 where=op.where,
-                reason=f"the size of its result depends on values{_line(op)}, and a TFLite file has fixed shapes",
+                reason=f"the size of its result depends on values{_line(op)}; a TFLite file has fixed shapes",
                 hint="keep the full size: torch.where or a product with the mask instead of an index by it, "
                 "topk instead of nonzero",
             )
@@ -92,7 +90,7 @@ def _limits_of_onnx2tf(graph: TorchGraph) -> list[Problem]:
     return found
 
 
-def _left_over(blocked: list[Problem], module: Any, graph: TorchGraph) -> list[Problem]:
+def _left_over(blocked: list[Problem], graph: TorchGraph) -> list[Problem]:
     """The problems that litert-torch does not solve."""
     if not blocked:
         return []
@@ -106,35 +104,21 @@ def _left_over(blocked: list[Problem], module: Any, graph: TorchGraph) -> list[P
     ]
     if not has_litert_torch():
         return found + [replace(p, hint=f"{p.hint}; {_OTHER_EXPORTER}".removeprefix("; ")) for p in others]
-    refused = {op.op for _, op in _called(graph) if _is_complex(op)}
-    if own:  # neither exporter gets to the others before that is out of the way
-        refused |= {p.op for p in others}
-    elif not {p.op for p in others} <= refused:
-        refused |= _without_lowering(module, graph.program)
+    refused = {op.op for node, op in _called(graph) if not _lowered(op, node)}
     also = "; litert-torch does not take it either"
-    return found + [replace(p, reason=p.reason + also) for p in others if p.op in refused]
+    # With an operator of the user's own, the rest is a problem too: litert-torch never gets that far.
+    return found + [replace(p, reason=p.reason + also) for p in others if own or p.op in refused]
 
 
-def _is_complex(op: TorchOp) -> bool:
-    return any("complex" in dtype for dtype in (*op.dtypes, *op.input_dtypes))
+def _lowered(op: TorchOp, node: Any) -> bool:
+    """Whether litert-torch takes a call that becomes no ONNX operator, or none that onnx2tf takes."""
+    limit = limits.of_onnx2tf(op)
+    return limit is not None and limit.other(op, node)
 
 
 def _is_own(op: str) -> bool:
     """Whether the operator is registered by the user or a package: known to no exporter's process."""
     return "." in op and not op.startswith(("aten.", "prims.", "prim."))
-
-
-@functools.lru_cache(maxsize=1)  # asked once for each delegate
-def _without_lowering(module: Any, program: Any) -> set[str]:
-    """Operators of the module that litert-torch has no lowering for; all when it cannot look at them."""
-    sample = [x.numpy() for x in program.example_inputs[0]]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "program.pt2"
-        try:
-            save_program(module, sample, path)
-            return convert.without_lowering(path, Path(folder))
-        except (ConversionError, Unsupported):
-            return {str(n.target) for n in program.graph.nodes}
 
 
 def _nodes_of(path: Path, spec: ModelSpec) -> list[Problem]:

@@ -43,14 +43,12 @@ def die_with_parent(parent: int) -> None:
 
 
 def main(job_path: str) -> None:
-    """Do what the job says; a conversion leaves ``model.tflite``. The answer is in ``result.json``."""
+    """Convert as the job says to ``model.tflite`` and write ``result.json`` beside it."""
     job = json.loads(Path(job_path).read_text())
     die_with_parent(job["parent"])
     socket.socket.connect = refuse_network  # type: ignore[method-assign, assignment]
-    result = {"onnx2tf": by_onnx2tf, "litert-torch": by_litert_torch, "lowerings": without_lowering}[
-        job["job"]
-    ]
-    Path("result.json").write_text(json.dumps(result(job)))
+    inputs = by_onnx2tf(job) if job["exporter"] == "onnx2tf" else by_litert_torch(job)
+    Path("result.json").write_text(json.dumps({"inputs": inputs}))
 
 
 def by_onnx2tf(job: dict[str, Any]) -> list[str]:
@@ -138,41 +136,6 @@ def by_litert_torch(job: dict[str, Any]) -> list[str]:
     with torch.no_grad():
         litert_torch.convert(module, args).export("model.tflite")
     return [f"args_{i}" for i in range(len(args))]
-
-
-def without_lowering(job: dict[str, Any]) -> list[str]:
-    """Operators of a torch.export program that litert-torch does not lower, or that are complex numbers.
-
-    They are named as in the program that was given ("aten.lgamma.default"), before it is decomposed.
-    """
-    os.environ["LITERT_TORCH_SHOW_PROGRESS"] = "n"
-    import operator
-
-    import torch
-    from litert_torch import backend, fx_infra
-
-    program = torch.export.load(job["program"])
-    targets = {n.name: str(n.target) for n in program.graph.nodes}
-    for table in (fx_infra.decomp.pre_convert_decomp(), fx_infra.decomp.pre_lower_decomp()):
-        program = program.run_decompositions(table)
-    found = []
-    for node in program.graph.nodes:
-        if node.op != "call_function" or node.target is operator.getitem:
-            continue
-        values = node.meta.get("val")
-        tensors = values if isinstance(values, (list, tuple)) else [values]
-        is_complex = any(isinstance(t, torch.Tensor) and t.is_complex() for t in tensors)
-        if is_complex or backend.lowerings.lookup(node.target) is None:
-            found.append(targets.get(root_name(node), str(node.target)))
-    return sorted(set(found))
-
-
-def root_name(node: Any) -> str:
-    """Name of the node of the loaded program that ``node`` was decomposed from."""
-    name, history = str(node.name), node.meta.get("from_node") or []
-    while history:
-        name, history = str(history[0].name), history[0].from_node
-    return name
 
 
 def crop_transposed_convolutions(program: Any) -> Any:

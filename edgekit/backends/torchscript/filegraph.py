@@ -12,12 +12,20 @@ from edgekit.errors import Unsupported
 if TYPE_CHECKING:
     import torch
 
-VIEWS = frozenset(
-    "view reshape flatten unflatten permute transpose t squeeze unsqueeze expand expand_as slice select "
-    "narrow chunk split split_with_sizes unbind contiguous clone detach alias size to type_as numpy_T "
-    "_unsafe_view dropout feature_dropout alpha_dropout identity view_as reshape_as movedim swapaxes mT "
-    "lift_fresh unsafe_chunk unsafe_split tensor_split clone_ detach_ Int dequantize quantize_per_tensor "
-    "quantize_per_tensor_dynamic resolve_conj resolve_neg".split()
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+VIEWS = words(
+    """
+    view reshape flatten unflatten permute transpose t squeeze unsqueeze expand expand_as slice
+    select narrow chunk split split_with_sizes unbind contiguous clone detach alias size to
+    type_as numpy_T _unsafe_view dropout feature_dropout alpha_dropout identity view_as
+    reshape_as movedim swapaxes mT lift_fresh unsafe_chunk unsafe_split tensor_split clone_
+    detach_ Int dequantize quantize_per_tensor quantize_per_tensor_dynamic resolve_conj
+    resolve_neg
+    """
 )
 """Operators that compute nothing: they are no units. Conversions between precisions are among them."""
 
@@ -276,7 +284,7 @@ def _is_random(node: Any) -> bool:
 
 
 def _line(node: Any) -> str:
-    """"net.py:41", the innermost line outside torch that a trace recorded; "" for a file, which has none."""
+    """ "net.py:41", the innermost line outside torch that a trace recorded; "" for a file, which has none."""
     for text in node.sourceRange().splitlines():
         head, _, rest = text.strip().partition(".py(")
         if rest and "/torch/" not in head:

@@ -6,8 +6,8 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit.backends.torchscript.filegraph import Op
-from edgekit.backends.torchscript.units import Group, is_relu, relu_limit
+from edgekit.backends.torchscript.filegraph import Op, words
+from edgekit.backends.torchscript.units import Group, is_relu, is_view, relu_limit
 
 if TYPE_CHECKING:
     from edgekit.backends.torchscript.lift import _Lifter as Lifter
@@ -17,12 +17,18 @@ Writer = Callable[[Group], None]
 _FLOAT = "torch.float32"
 _PLAIN_CONVOLUTIONS = ("_convolution", "conv1d", "conv2d", "conv3d")
 _MIXING = frozenset({"cat", "stack"})
-PASSING = frozenset(
-    "reshape slice select permute transpose pad constant_pad_nd max_pool1d max_pool2d avg_pool1d avg_pool2d "
-    "adaptive_avg_pool1d adaptive_avg_pool2d mean relu hardtanh clamp clamp_min relu6 expand pixel_shuffle "
-    "upsample_nearest1d upsample_nearest2d upsample_bilinear2d".split()
+PASSING = words(
+    """
+    reshape slice select permute transpose expand pad constant_pad_nd pixel_shuffle
+    max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d mean relu
+    upsample_nearest2d upsample_bilinear2d
+    """
 )
-"""Operators of torch that work on quantised tensors as they are and give the scale of their input."""
+"""Operators of torch that work on quantised tensors as they are and give the scale of their input.
+
+Not clamp, hardtanh and relu6: QNNPACK's clamp mixes up the pixels of channels-last tensors, which its
+convolutions make (seen in torch 2.13).
+"""
 
 
 def float_writer(lifter: Lifter, group: Group) -> Writer | None:
@@ -37,7 +43,7 @@ def dynamic_writer(lifter: Lifter, group: Group) -> Writer | None:
         return _recurrent(lifter, group)
     if name in ("linear", "addmm", "matmul"):
         return _weighted(lifter, group, quantized=True)
-    return float_writer(lifter, group)
+    return None
 
 
 def int8_writer(lifter: Lifter, group: Group) -> Writer | None:
@@ -45,10 +51,9 @@ def int8_writer(lifter: Lifter, group: Group) -> Writer | None:
     op = group.ops[0]
     if op.name in ("lstm", "gru"):
         return _recurrent(lifter, group)
-    if not _is_float(lifter, group):
-        return float_writer(lifter, group)
-    if op.name == "conv3d" or (op.name == "_convolution" and len(lifter.shape(op.inputs[0])) == 5):
-        return float_writer(lifter, group)
+    is_3d = op.name == "conv3d" or (op.name == "_convolution" and len(lifter.shape(op.inputs[0])) == 5)
+    if not _is_float(lifter, group) or is_3d:
+        return None
     if op.name in (*_PLAIN_CONVOLUTIONS, "conv_transpose1d", "conv_transpose2d", "linear", "addmm", "matmul"):
         return _weighted(lifter, group, quantized=True)
     if op.name in ("add", "mul"):
@@ -108,15 +113,18 @@ def _relu(lifter: Lifter, group: Group, op: Op, source: Any) -> None:
     import torch
 
     limit = relu_limit(op, lifter.graph)
-    if limit is not None and _reaches_mixing(lifter, op.outputs[0]):
-        lifter._plain(op)
-        return
+    # What is below zero or above the limit need not be told apart before the ReLU either.
+    lifter.values[source.name] = op.outputs[0]
     if limit is not None:
         lifter.limits[op.outputs[0]] = limit
+        if _reaches_mixing(lifter, op.outputs[0], limit):
+            lifter._plain(op)
+            return
     lifter._set(op, lifter.submodule(f"{group.name}_relu", torch.nn.ReLU(), (source,)))
 
 
-def _reaches_mixing(lifter: Lifter, value: str) -> bool:
+def _reaches_mixing(lifter: Lifter, value: str, limit: float) -> bool:
+    """Whether a concatenation behind has neighbours that may be greater than ``limit``."""
     left, seen = [value], set()
     while left:
         name = left.pop()
@@ -124,11 +132,24 @@ def _reaches_mixing(lifter: Lifter, value: str) -> bool:
             continue
         seen.add(name)
         for user in lifter.consumers.get(name, []):
-            if user.name in _MIXING:
+            if user.name in _MIXING and not _is_bounded(lifter, user.inputs[0], limit):
                 return True
-            if user.name in PASSING or user.kind.startswith("prim::") or user.name in ("flatten", "view"):
+            if user.name in PASSING | _MIXING or is_view(user):
                 left += user.outputs
     return False
+
+
+def _is_bounded(lifter: Lifter, value: str, limit: float) -> bool:
+    """Whether a value lies within 0 and ``limit`` by the operator that makes it."""
+    op = lifter.makers.get(value)
+    if op is None:
+        return False
+    if op.kind in ("prim::ListConstruct", "prim::TupleConstruct"):
+        return all(_is_bounded(lifter, name, limit) for name in op.inputs)
+    if op.name in (PASSING | _MIXING) - {"relu"} or is_view(op):
+        return _is_bounded(lifter, op.inputs[0], limit)
+    top = relu_limit(op, lifter.graph) if is_relu(op, lifter.graph) else None
+    return top is not None and top <= limit
 
 
 def _convolution(lifter: Lifter, group: Group) -> tuple[Any, str, int] | None:
@@ -148,16 +169,18 @@ def _convolution(lifter: Lifter, group: Group) -> tuple[Any, str, int] | None:
         stride, padding, output_padding, groups, dilation = values[3:8]
     else:
         stride, padding, dilation, groups, output_padding = *values[3:7], 0
-    padding = lifter.paddings.get(op.inputs[0], padding) if not _has_padding(padding) else padding
-    if op.inputs[0] in lifter.paddings and _has_padding(values[4]):
-        padding = [a + b for a, b in zip(lifter.paddings[op.inputs[0]], _spread(values[4], dims), strict=True)]
+    before = lifter.paddings.get(op.inputs[0])
+    if before is not None:
+        padding = [a + b for a, b in zip(before, _spread(padding, dims), strict=True)]
     used = 1
     if len(group.ops) > 1 and group.ops[1].name == "batch_norm" and not (transposed and groups > 1):
         folded = _fold(lifter, group.ops[1], weight, bias, 1 if transposed else 0)
         if folded is not None:
             (weight, bias), used = folded, 2
     name = f"Conv{'Transpose' if transposed else ''}{dims}d"
-    channels = (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
+    channels = (weight.shape[1] * groups, weight.shape[0])
+    if transposed:
+        channels = (weight.shape[0], weight.shape[1] * groups)
     more: dict[str, Any] = {"output_padding": tuple(_spread(output_padding, dims))} if transposed else {}
     module = getattr(torch.nn, name)(
         *channels,
@@ -171,10 +194,6 @@ def _convolution(lifter: Lifter, group: Group) -> tuple[Any, str, int] | None:
     )
     _fill(module, weight, bias)
     return module, op.inputs[0], used
-
-
-def _has_padding(padding: Any) -> bool:
-    return isinstance(padding, str) or any(padding if isinstance(padding, (list, tuple)) else [padding])
 
 
 def _spread(value: Any, dims: int) -> list[int]:
@@ -212,7 +231,7 @@ def _linear(lifter: Lifter, group: Group) -> tuple[Any, str, int] | None:
 
 
 def _fold(lifter: Lifter, norm: Op, weight: Any, bias: Any, axis: int) -> tuple[Any, Any] | None:
-    """Weights and bias with the batch norm behind in them: w * g / sqrt(v + e), (b - m) * g / sqrt(v + e) + s."""
+    """Weights and bias with the batch norm behind: w * f and (b - m) * f + s, with f = g / sqrt(v + e)."""
     import torch
 
     gamma, shift, mean, variance = (lifter.constant(name) for name in norm.inputs[1:5])
@@ -303,6 +322,7 @@ def _binary(lifter: Lifter, group: Group) -> Writer | None:
         lifter.quantized.add(g.name)
         for follower in g.ops[1:]:
             if relu_limit(follower, lifter.graph) is None:
+                lifter.values[node.name] = follower.outputs[0]
                 lifter._set(follower, lifter.submodule(f"{g.name}_relu", torch.nn.ReLU(), (node,)))
             else:
                 lifter._plain(follower)
@@ -342,7 +362,7 @@ def _batch_norm(lifter: Lifter, group: Group) -> None:
 
     op = group.ops[0]
     gamma, shift, mean, variance = (lifter.constant(name) for name in op.inputs[1:5])
-    module = torch.nn.BatchNorm2d(len(mean), eps=float(lifter.constant(op.inputs[7])))
+    module: Any = torch.nn.BatchNorm2d(len(mean), eps=float(lifter.constant(op.inputs[7])))
     with torch.no_grad():
         module.running_mean.copy_(mean)
         module.running_var.copy_(variance)
@@ -370,9 +390,11 @@ def _activation(lifter: Lifter, group: Group) -> Writer | None:
     }
     if op.name == "silu":
         return lambda g: _silu(lifter, g)
-    # A score of the model itself keeps its float values: steps of 1/256 would tie.
-    is_score = op.name in ("sigmoid", "tanh", "hardsigmoid") and group.value in lifter.graph.outputs
-    if op.name in makers and not is_score:
+    # These have a fixed scale, which suits neither a score of the model itself (steps of 1/256 would tie)
+    # nor the neighbours in a concatenation.
+    is_fixed = op.name in ("sigmoid", "tanh", "hardsigmoid")
+    misfits = is_fixed and (group.value in lifter.graph.outputs or _reaches_mixing(lifter, group.value, 0.0))
+    if op.name in makers and not misfits:
         module = makers[op.name](values)
 
         def write(g: Group) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgekit.backends.torchscript.filegraph import Bound, FileGraph, Op, flatten
-from edgekit.backends.torchscript.units import CONVOLUTIONS, Group, groups, relu_limit, sole_consumer
+from edgekit.backends.torchscript.filegraph import Bound, FileGraph, Op, flatten, words
+from edgekit.backends.torchscript.units import Group, groups, sole_consumer
 from edgekit.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -22,12 +22,21 @@ if TYPE_CHECKING:
 
 Mode = Literal["float", "int8", "dynamic"]
 
-_FLOAT = "torch.float32"
-_SAME = frozenset("contiguous clone detach alias dropout feature_dropout alpha_dropout lift_fresh".split())
-_RESHAPES = frozenset(
-    "view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as".split()
+_SAME = words(
+    """
+    contiguous clone detach alias dropout feature_dropout alpha_dropout lift_fresh
+    """
 )
-_SPLITS = frozenset("chunk split split_with_sizes unsafe_chunk unsafe_split tensor_split".split())
+_RESHAPES = words(
+    """
+    view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as
+    """
+)
+_SPLITS = words(
+    """
+    chunk split split_with_sizes unsafe_chunk unsafe_split tensor_split
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,12 @@ class Lifted:
     values: Mapping[str, str]
     limits: Mapping[str, float]
     quantized: frozenset[str]
+    floats: tuple[tuple[Any, int], ...]
+    """Calls that stay in float: the function, and which of its calls."""
+    kept: tuple[str, ...]
+    """Names of the nodes of these calls."""
+    names: tuple[str, ...]
+    """Units in order, without paddings that became a convolution's own."""
 
 
 def lift(
@@ -65,6 +80,7 @@ class _Lifter:
         self._torch: Any = torch
         self.graph = graph
         self.consumers = graph.consumers()
+        self.makers = {name: op for op in graph.ops for name in op.outputs}
         self.mode = mode
         self.keep = keep
         self.heads = {group.ops[0]: group for group in found}
@@ -76,6 +92,7 @@ class _Lifter:
         self.values: dict[str, str] = {}
         self.limits: dict[str, float] = {}
         self.quantized: set[str] = set()
+        self.kept: list[Any] = []
         self.paddings: dict[str, list[int]] = {}
         self._parameters: dict[int, str] = {}
 
@@ -100,7 +117,26 @@ class _Lifter:
         self.fx.output(results[0] if len(results) == 1 else tuple(results))
         self.fx.lint()
         module = fx.GraphModule(self.root, self.fx, class_name="Network").eval()
-        return Lifted(module, self.values, self.limits, frozenset(self.quantized))
+        kept = [g.name for op, g in self.heads.items() if op.outputs[0] not in self.paddings]
+        return Lifted(
+            module=module,
+            values=self.values,
+            limits=self.limits,
+            quantized=frozenset(self.quantized),
+            floats=self._float_calls(),
+            kept=tuple(node.name for node in self.kept),
+            names=tuple(kept),
+        )
+
+    def _float_calls(self) -> tuple[tuple[Any, int], ...]:
+        calls: dict[Any, int] = {}
+        found = []
+        for node in self.fx.nodes:
+            if node.op == "call_function":
+                if node in self.kept:
+                    found.append((node.target, calls.get(node.target, 0)))
+                calls[node.target] = calls.get(node.target, 0) + 1
+        return tuple(found)
 
     # -- values
 
@@ -162,11 +198,13 @@ class _Lifter:
     def _writer(self, group: Group) -> Callable[[Group], None] | None:
         from edgekit.backends.torchscript import layers
 
-        if self.mode == "dynamic" and group.name not in self.keep:
-            return layers.dynamic_writer(self, group)
-        if self.mode == "int8" and group.name not in self.keep:
-            return layers.int8_writer(self, group)
-        return layers.float_writer(self, group)
+        if self.mode == "float":
+            return layers.float_writer(self, group)
+        if group.name in self.keep:
+            return None
+        return (
+            layers.dynamic_writer(self, group) if self.mode == "dynamic" else layers.int8_writer(self, group)
+        )
 
     def _structure(self, op: Op) -> bool:
         """Lists, tuples and their parts: they are Python's own."""
@@ -181,16 +219,18 @@ class _Lifter:
         if kind in ("prim::ListUnpack", "prim::TupleUnpack"):
             source = self._argument(op.inputs[0])
             for i in range(len(op.outputs)):
-                is_list = isinstance(source, (list, tuple))
-                self._set(op, source[i] if is_list else self.fx.call_function(operator.getitem, (source, i)), i)
+                self._set(op, self._part(source, i), i)
             return True
         if kind == "aten::__getitem__":
             source, place = (self._argument(name) for name in op.inputs)
-            is_list = isinstance(source, (list, tuple))
-            node = source[place] if is_list else self.fx.call_function(operator.getitem, (source, place))
-            self._set(op, node)
+            self._set(op, self._part(source, place))
             return True
         return False
+
+    def _part(self, source: Any, place: int) -> Any:
+        if isinstance(source, (list, tuple)):
+            return source[place]
+        return self.fx.call_function(operator.getitem, (source, place))
 
     def _view(self, op: Op) -> bool:
         """Renaming and cutting, with shapes as they are."""
@@ -267,18 +307,17 @@ class _Lifter:
 
     def _plain(self, op: Op) -> None:
         """The operator itself, in float. In-place ones as their functional form."""
-        function, words = (
-            (op.function.function, op.function.words) if isinstance(op.function, Bound) else (op.function, ())
-        )
-        arguments = [self._argument(name) for name in op.inputs]
+        function = op.function.function if isinstance(op.function, Bound) else op.function
         if op.in_place:
             function = self._functional(op, function)
-        if words and not op.in_place:
-            count = op.function.positional if isinstance(op.function, Bound) else len(arguments)
-            named = dict(zip(words, arguments[count:], strict=False))
-            node = self.fx.call_function(function, tuple(arguments[:count]), named)
-        else:
-            node = self.fx.call_function(function, tuple(arguments))
+        arguments = [self._argument(name) for name in op.inputs]
+        schema = getattr(function, "_schema", None)
+        words = [a.name for a in schema.arguments if a.kwarg_only] if schema is not None else []
+        count = len(schema.arguments) - len(words) if schema is not None else len(arguments)
+        named = dict(zip(words, arguments[count:], strict=False))
+        node = self.fx.call_function(function, tuple(arguments[:count]), named)
+        if op in self.members and self.members[op].name in self.keep:
+            self.kept.append(node)
         if len(op.outputs) > 1:
             for i in range(len(op.outputs)):
                 self._set(op, self.fx.call_function(operator.getitem, (node, i)), i)
@@ -330,7 +369,6 @@ class _Lifter:
 
     def _free_path(self, name: str) -> str:
         path = "".join(c if c.isalnum() or c in "._" else "_" for c in name).strip(".") or "unit"
-        path = ".".join(part if not part[:1].isdigit() or "." in path else f"_{part}" for part in path.split("."))
         taken = dict(self.root.named_modules())
         while path in taken or hasattr(self.root, path):
             path += "_"
@@ -348,8 +386,3 @@ def _add(root: Any, path: str, module: Any) -> None:
             at.add_module(part, torch.nn.Module())
         at = getattr(at, part)
     at.add_module(last, module)
-
-
-def is_convolution(op: Op) -> bool:
-    """Whether an operator is a convolution of any kind."""
-    return op.name in CONVOLUTIONS

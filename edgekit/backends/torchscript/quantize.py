@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 ENGINE = "qnnpack"
 
+_LEAST_PER_CHANNEL = 64
+"""Inputs of a dynamic linear layer from which on each row has a scale: it takes 16 bytes in the file."""
+
 Ranges = Mapping[str, tuple[float, float]]
 
 
@@ -39,19 +42,38 @@ def static_int8(
 ) -> torch.fx.GraphModule:
     """The module in int8 with the activation ranges given by value of the file; weights per channel unless
     the scheme says otherwise. Layers that cannot be static (LSTM, GRU) are dynamic."""
-    import torch
     from torch.ao.quantization import quantize_fx
 
     with _quietly(), qnnpack():
-        mapping = _static_mapping(scheme.per_channel)
-        prepared = quantize_fx.prepare_fx(
-            lifted.module, mapping, tuple(samples), backend_config=_backend_config()
-        )
+        prepared, mapping = _prepared(lifted, samples, scheme)
         _set_ranges(prepared, lifted, ranges)
-        converted = quantize_fx.convert_fx(prepared, qconfig_mapping=mapping, backend_config=_backend_config())
-        _keep_quantized(converted)
+        converted = quantize_fx.convert_fx(
+            prepared, qconfig_mapping=mapping, backend_config=_backend_config()
+        )
+        _keep_quantized(converted, lifted.kept)
     made: torch.fx.GraphModule = converted.eval()
     return made
+
+
+def observed_values(lifted: Lifted, samples: Sequence[torch.Tensor], scheme: Scheme) -> frozenset[str]:
+    """Values of the file whose ranges :func:`static_int8` will ask for."""
+    with _quietly(), qnnpack():
+        prepared, _ = _prepared(lifted, samples, scheme)
+    sources = [node.args[0].name for node in _observers(prepared)]
+    return frozenset(lifted.values[name] for name in sources if name in lifted.values)
+
+
+def _prepared(lifted: Lifted, samples: Sequence[torch.Tensor], scheme: Scheme) -> tuple[Any, Any]:
+    """The module with observers in it, and what is to become of each operator."""
+    from torch.ao.quantization import quantize_fx
+
+    mapping = _static_mapping(scheme.per_channel)
+    for function, place in lifted.floats:
+        mapping = mapping.set_module_name_object_type_order("", function, place, None)
+    prepared = quantize_fx.prepare_fx(
+        lifted.module, mapping, tuple(samples), backend_config=_backend_config()
+    )
+    return prepared, mapping
 
 
 def dynamic_int8(lifted: Lifted, samples: Sequence[torch.Tensor], scheme: Scheme) -> torch.fx.GraphModule:
@@ -70,8 +92,12 @@ def dynamic_int8(lifted: Lifted, samples: Sequence[torch.Tensor], scheme: Scheme
         mapping = QConfigMapping().set_object_type(torch.nn.Linear, linear)
         for kind in (torch.nn.LSTM, torch.nn.GRU):
             mapping = mapping.set_object_type(kind, default_dynamic_qconfig)
+        for path, layer in lifted.module.named_modules():
+            if isinstance(layer, torch.nn.Linear) and layer.in_features < _LEAST_PER_CHANNEL:
+                mapping = mapping.set_module_name(path, default_dynamic_qconfig)
         prepared = quantize_fx.prepare_fx(lifted.module, mapping, tuple(samples))
         converted = quantize_fx.convert_fx(prepared)
+        _use_whole_range(converted)
     made: torch.fx.GraphModule = converted.eval()
     return made
 
@@ -87,22 +113,24 @@ def _quietly() -> Iterator[None]:
 
 def _static_mapping(per_channel: bool) -> Any:
     import torch
+    from torch.ao import quantization
     from torch.ao.quantization import (
-        PlaceholderObserver,
-        QConfig,
         default_dynamic_qconfig,
-        default_per_channel_weight_observer,
-        default_weight_observer,
         get_default_qconfig_mapping,
     )
 
-    del PlaceholderObserver
+    make: Any = quantization.QConfig
     activation = _range_observer().with_args(dtype=torch.quint8)
-    weight = default_per_channel_weight_observer if per_channel else default_weight_observer
+    # -127..127 and not -128..127: the scale is the largest weight / 127, which is what other tools use, so
+    # that weights that were int8 before stay what they are.
+    limits: dict[str, Any] = {"dtype": torch.qint8, "quant_min": -127, "quant_max": 127}
+    tensor = quantization.MinMaxObserver.with_args(qscheme=torch.per_tensor_symmetric, **limits)
+    channel = quantization.PerChannelMinMaxObserver.with_args(qscheme=torch.per_channel_symmetric, **limits)
+    weight = channel if per_channel else tensor
     # Its object types hold fixed ranges of sigmoid and the like.
     mapping = get_default_qconfig_mapping(ENGINE)
-    mapping = mapping.set_global(QConfig(activation=activation, weight=weight))
-    per_tensor = QConfig(activation=activation, weight=default_weight_observer)
+    mapping = mapping.set_global(make(activation=activation, weight=weight))
+    per_tensor = make(activation=activation, weight=tensor)
     for kind in (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d):  # no per-channel kernel
         mapping = mapping.set_object_type(kind, per_tensor)
     for recurrent in (torch.nn.LSTM, torch.nn.GRU):
@@ -158,33 +186,58 @@ def passing_overloads() -> list[Any]:
 
 
 def _set_ranges(prepared: Any, lifted: Lifted, ranges: Ranges) -> None:
-    """Give every observer the union of the ranges of the values that it stands for."""
+    """Give every observer the range of its values; observers whose scales must agree get their union."""
     import torch
-    from torch.ao.quantization import MinMaxObserver
 
-    nodes: dict[str, list[Any]] = {}
+    observers = _observers(prepared)
+    leader = {id(prepared.get_submodule(t)): id(prepared.get_submodule(t)) for t in observers.values()}
+
+    def find(key: int) -> int:
+        while leader[key] != key:
+            key = leader[key]
+        return key
+
+    def of(node: Any) -> list[int]:
+        return [id(prepared.get_submodule(observers[n])) for n in (node, *node.users) if n in observers]
+
     for node in prepared.graph.nodes:
-        if node.op == "call_module" and isinstance(prepared.get_submodule(node.target), MinMaxObserver):
-            nodes.setdefault(str(node.target), []).append(node.args[0])
-    by_module: dict[int, list[Any]] = {}
-    for target, sources in nodes.items():
-        by_module.setdefault(id(prepared.get_submodule(target)), []).extend(sources)
-    for target in nodes:
+        if _shares(node, lifted.kept):
+            inputs = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
+            alike = [key for source in (*inputs, node) for key in of(source)]
+            for key in alike:
+                leader[find(key)] = find(alike[0])
+    members: dict[int, list[Any]] = {}
+    for node, target in observers.items():
+        members.setdefault(find(id(prepared.get_submodule(target))), []).append(node.args[0])
+    for target in observers.values():
         observer = prepared.get_submodule(target)
-        if type(observer).__name__ != "RangeObserver":
-            continue
-        found = [_range_of(source, prepared, lifted, ranges) for source in by_module[id(observer)]]
-        known = [r for r in found if r is not None]
+        sources = members[find(id(observer))]
+        known = [r for r in (_range_of(s, prepared, lifted, ranges) for s in sources) if r is not None]
         if not known:
-            names = ", ".join(source.name for source in by_module[id(observer)])
-            raise StepFailed(f"calibration saw no values of {names}")
+            raise StepFailed(f"calibration saw no values of {', '.join(s.name for s in sources)}")
         observer.min_val = torch.tensor(min(r[0] for r in known))
         observer.max_val = torch.tensor(max(r[1] for r in known))
 
 
-def _range_of(
-    node: Any, prepared: Any, lifted: Lifted, ranges: Ranges
-) -> tuple[float, float] | None:
+def _observers(prepared: Any) -> dict[Any, str]:
+    """Calls of observers whose range is set from outside, and the path of each."""
+    return {
+        node: str(node.target)
+        for node in prepared.graph.nodes
+        if node.op == "call_module" and type(prepared.get_submodule(node.target)).__name__ == "RangeObserver"
+    }
+
+
+def _shares(node: Any, kept: Sequence[str]) -> bool:
+    """Whether a call gives values of its inputs, in their scale."""
+    import torch
+
+    if node.op != "call_function" or node.name in kept:
+        return False
+    return node.target is torch.cat or node.target in set(passing_overloads())
+
+
+def _range_of(node: Any, prepared: Any, lifted: Lifted, ranges: Ranges) -> tuple[float, float] | None:
     if node.op == "get_attr":
         value = getattr(prepared, node.target)
         return float(value.min()), float(value.max())
@@ -196,37 +249,79 @@ def _range_of(
     return (low, high) if limit is None else (low, min(high, limit))
 
 
-def _keep_quantized(module: Any) -> None:
+def _keep_quantized(module: Any, kept: Sequence[str]) -> None:
     """Run operators on quantised tensors directly that FX leaves between dequantize and quantize.
 
-    FX knows only operators of its own list there. These share the scale of their input, so that
-    quantize(op(dequantize(x))) is op(x).
+    FX knows only operators of its own list there. Where the scale behind is that of the input,
+    quantize(op(dequantize(x))) is op(x). Nodes ``kept`` in float are left alone.
     """
-    import torch
-
-    known = set(passing_overloads())
     graph = module.graph
-    changed = True
-    while changed:
-        changed = False
-        for node in list(graph.nodes):
-            if node.op != "call_function" or node.target not in known:
-                continue
-            source = node.args[0]
-            users = list(node.users)
-            if not _is_dequantize(source) or not users or not all(_is_quantize(u) for u in users):
-                continue
-            node.replace_input_with(source, source.args[0])
-            for user in users:
-                user.replace_all_uses_with(node)
-                graph.erase_node(user)
-            if not source.users:
-                graph.erase_node(source)
-            changed = True
+    for node in list(graph.nodes):
+        if not _shares(node, kept) or isinstance(node.args[0], (list, tuple)):
+            continue
+        source, users = node.args[0], list(node.users)
+        if not _is_dequantize(source) or not users or not all(_is_quantize(u) for u in users):
+            continue
+        before = _scale(module, source.args[0])
+        if before is None or any(_scale(module, user) != before for user in users):
+            continue
+        node.replace_input_with(source, source.args[0])
+        for user in users:
+            user.replace_all_uses_with(node)
+            graph.erase_node(user)
+        if not source.users:
+            graph.erase_node(source)
     graph.eliminate_dead_code()
     graph.lint()
     module.recompile()
-    del torch
+
+
+def _scale(module: Any, node: Any) -> tuple[float, int] | None:
+    """Scale and zero point of a quantised value, None where they cannot be told."""
+    import torch
+
+    def number(value: Any) -> Any:
+        return getattr(module, value.target) if getattr(value, "op", "") == "get_attr" else value
+
+    if _is_quantize(node):
+        return float(number(node.args[1])), int(number(node.args[2]))
+    if node.op == "call_module":
+        layer = module.get_submodule(node.target)
+        if hasattr(layer, "scale") and hasattr(layer, "zero_point"):
+            return float(layer.scale), int(layer.zero_point)
+        return None
+    if node.target is torch.cat:
+        return _scale(module, node.args[0][0])
+    if _shares(node, ()):
+        return _scale(module, node.args[0])
+    name = str(getattr(node.target, "__name__", node.target))
+    if name in ("add", "add_relu", "mul", "mul_relu", "quantized.add", "add.default") and len(node.args) == 4:
+        return float(number(node.args[2])), int(number(node.args[3]))
+    return None
+
+
+def _use_whole_range(module: Any) -> None:
+    """Call dynamic linear layers with all eight bits: modules ask for seven, which only x86 engines need."""
+    import torch
+    from torch.ao.nn.intrinsic.quantized import dynamic as fused
+    from torch.ao.nn.quantized import dynamic
+
+    functions: dict[Any, Any] = {
+        dynamic.Linear: torch.ops.quantized.linear_dynamic.default,
+        fused.LinearReLU: torch.ops.quantized.linear_relu_dynamic.default,
+    }
+    graph = module.graph
+    for node in list(graph.nodes):
+        layer = module.get_submodule(node.target) if node.op == "call_module" else None
+        function = functions.get(type(layer))
+        if function is None:
+            continue
+        with graph.inserting_before(node):
+            packed = graph.get_attr(f"{node.target}._packed_params._packed_params")
+            node.replace_all_uses_with(graph.call_function(function, (node.args[0], packed, False)))
+        graph.erase_node(node)
+    graph.lint()
+    module.recompile()
 
 
 def _is_dequantize(node: Any) -> bool:

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgekit.backends.torchscript.filegraph import VIEWS, FileGraph, Op, flatten
+from edgekit.backends.torchscript.filegraph import VIEWS, FileGraph, Op, flatten, words
 from edgekit.types import Unit
 
 if TYPE_CHECKING:
     import torch
 
-CONVOLUTIONS = frozenset(
-    "_convolution convolution conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
-    "conv1d_relu conv2d_relu conv3d_relu conv1d_add conv2d_add".split()
+CONVOLUTIONS = words(
+    """
+    _convolution convolution conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+    conv_transpose3d conv1d_relu conv2d_relu conv3d_relu conv1d_add conv2d_add
+    """
 )
-LINEARS = frozenset("linear linear_relu linear_dynamic linear_relu_dynamic addmm".split())
-PRODUCTS = frozenset("matmul mm bmm baddbmm".split())
-RECURRENT = frozenset("lstm gru quantized_lstm quantized_gru rnn_tanh rnn_relu".split())
-DYNAMIC = frozenset("linear_dynamic linear_relu_dynamic quantized_lstm quantized_gru".split())
-_RELUS = frozenset("relu relu6 hardtanh clamp clamp_min".split())
-_INNER = frozenset("prim::ListConstruct prim::TupleConstruct prim::ListUnpack prim::TupleUnpack".split())
+LINEARS = words(
+    """
+    linear linear_relu linear_dynamic linear_relu_dynamic addmm
+    """
+)
+PRODUCTS = words(
+    """
+    matmul mm bmm baddbmm
+    """
+)
+RECURRENT = words(
+    """
+    lstm gru quantized_lstm quantized_gru rnn_tanh rnn_relu
+    """
+)
+DYNAMIC = words(
+    """
+    linear_dynamic linear_relu_dynamic quantized_lstm quantized_gru
+    """
+)
+_RELUS = words(
+    """
+    relu relu6 hardtanh clamp clamp_min
+    """
+)
+_INNER = words(
+    """
+    prim::ListConstruct prim::TupleConstruct prim::ListUnpack prim::TupleUnpack
+    """
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,20 +105,23 @@ def _with_followers(op: Op, graph: FileGraph, consumers: dict[str, list[Op]]) ->
         user = sole_consumer(op.outputs[0], graph, consumers)
         return (op, user) if user and user.name == "mul" and op.inputs[0] in user.inputs else (op,)
     heavy = op.name in CONVOLUTIONS | LINEARS
-    if heavy and _next_is(ops, {"batch_norm"}, graph, consumers):
-        ops.append(consumers[ops[-1].outputs[0]][0])
-    if (heavy or op.name in ("add", "batch_norm")) and _next_is(ops, _RELUS, graph, consumers):
-        user = consumers[ops[-1].outputs[0]][0]
-        if is_relu(user, graph):
-            ops.append(user)
+    if heavy:
+        norm = _next(op, graph, consumers)
+        if norm is not None and norm.name == "batch_norm":
+            ops.append(norm)
+    if heavy or op.name in ("add", "batch_norm"):
+        relu = _next(ops[-1], graph, consumers)
+        if relu is not None and relu.name in _RELUS and is_relu(relu, graph):
+            ops.append(relu)
     return tuple(ops)
 
 
-def _next_is(
-    ops: Sequence[Op], names: set[str] | frozenset[str], graph: FileGraph, consumers: dict[str, list[Op]]
-) -> bool:
-    user = sole_consumer(ops[-1].outputs[0], graph, consumers)
-    return user is not None and user.name in names and user.inputs[0] == ops[-1].outputs[0]
+def _next(op: Op, graph: FileGraph, consumers: dict[str, list[Op]]) -> Op | None:
+    """The one operator that takes what ``op`` makes, whatever conversions lie between."""
+    user = sole_consumer(op.outputs[0], graph, consumers)
+    while user is not None and user.name in ("dequantize", "quantize_per_tensor"):
+        user = sole_consumer(user.outputs[0], graph, consumers)
+    return user
 
 
 def is_relu(op: Op, graph: FileGraph) -> bool:
@@ -230,11 +258,8 @@ def _unpacked(packed: Any) -> torch.Tensor:
     """The int8 weight of a packed layer."""
     import torch
 
-    weight: torch.Tensor
-    if hasattr(packed, "unpack"):
-        weight = packed.unpack()[0]
-    else:
-        weight = torch.ops.quantized.linear_unpack(packed)[0]
+    unpack = packed.unpack if hasattr(packed, "unpack") else lambda: torch.ops.quantized.linear_unpack(packed)
+    weight: torch.Tensor = unpack()[0]
     return weight
 
 
@@ -259,5 +284,3 @@ def _weight_bytes(op: Op, arguments: Sequence[Any], graph: FileGraph) -> int:
             if hasattr(value, "element_size"):
                 total += value.numel() * value.element_size()
     return int(total)
-
-

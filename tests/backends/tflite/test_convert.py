@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ import numpy as np
 import pytest
 
 from edgekit.backends.onnx_export import import_onnx
-from edgekit.backends.tflite import convert
+from edgekit.backends.tflite import convert, worker
 from edgekit.errors import ConversionError, StoreError, Unsupported
 from edgekit.store import Store
 from edgekit.types import Scheme, TensorSpec, ignore_events
@@ -26,14 +29,17 @@ from edgekit.types import Scheme, TensorSpec, ignore_events
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Make the worker import an ``onnx2tf`` whose ``convert`` has this body; returns a scratch folder."""
     modules, scratch = tmp_path / "modules", tmp_path / "scratch"
-    for folder in (modules, scratch):
+    package = modules / "onnx2tf"
+    for folder in (modules, scratch, package, package / "ops"):
         folder.mkdir()
     (modules / "tensorflow.py").write_text("")
+    (package / "ops" / "__init__.py").write_text("")
+    (package / "ops" / "Resize.py").write_text("make_node = None\n")
     monkeypatch.setenv("PYTHONPATH", str(modules))
 
     def write(body: str) -> Path:
         lines = "\n".join(f"    {line}" for line in body.splitlines())
-        (modules / "onnx2tf.py").write_text(f"def convert(**job):\n{lines}\n")
+        (package / "__init__.py").write_text(f"def convert(**job):\n{lines}\n")
         return scratch
 
     return write
@@ -128,6 +134,55 @@ def test_refusals_name_what_is_wrong(log: str, kind: type[Exception], message: s
     assert message in str(error)
 
 
+def test_the_worker_dies_with_the_process_that_started_it(
+    pretend: Callable[[str], Path], tmp_path: Path
+) -> None:
+    mark = tmp_path / "worker.pid"
+    body = (
+        "import os, pathlib, time\n"
+        f"part = pathlib.Path({str(mark)!r} + '.part')\n"
+        "part.write_text(str(os.getpid()))\n"
+        f"part.rename({str(mark)!r})\n"
+        "time.sleep(600)"
+    )
+    scratch = pretend(body)
+    program = (
+        "from pathlib import Path\n"
+        "from edgekit.backends.tflite import convert\n"
+        f"convert.convert(Path('model.onnx'), Path({str(scratch)!r}))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        wait_until(mark.exists)
+        worker = int(mark.read_text())
+        assert alive(worker)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not alive(worker))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, "waited for a minute"
+        time.sleep(0.02)
+
+
+def test_inputs_that_differ_in_punctuation_only_keep_names_of_their_own() -> None:
+    names = worker.plain_names(["a.b", "a:b", "a_b", "A_b", "0/x", "image"])
+    assert names == ["a_b", "a_b_1", "a_b_2", "A_b_3", "x0_x", "image"]
+
+
 # -- layouts
 
 
@@ -193,7 +248,10 @@ def test_the_artifact_tells_its_signature(tiny: Any) -> None:
     assert (given.shape, given.dtype, given.layout) == ((1, 16, 16, 3), "float32", "NHWC")
     assert (made.shape, made.dtype, made.layout) == ((1, 3), "float32", None)
     assert artifact.meta["input_names"] == ["image"]
-    assert artifact.meta["exporter"] in ("torch.export", "torchscript")
+    assert artifact.meta["exporter"] == artifact.producer == "onnx2tf"
+    assert artifact.meta["onnx_exporter"] in ("torch.export", "torchscript")
+    assert artifact.meta["parity"] < 1e-5
+    assert any("onnx2tf" in note for note in artifact.meta["exporter_notes"])
     assert tiny.store.get(artifact.meta["onnx_sha256"]).stat().st_size > 10_000
     assert {"onnx2tf", "tensorflow", "torch", "ai-edge-quantizer"} <= set(artifact.tools)
 
@@ -248,10 +306,12 @@ def test_an_operator_that_tflite_does_not_know_is_named(tiny: Any, tmp_path: Pat
         export(tiny, path, Store(tmp_path / "store"))
 
 
-def test_an_input_that_is_not_float_is_refused(tiny: Any) -> None:
-    spec = replace(tiny.spec, inputs=(TensorSpec(name="ids", shape=(1, 8), dtype="int64"),))
-    with pytest.raises(Unsupported, match="input 'ids' is int64"):
+@pytest.mark.parametrize("dtype", ["bool", "float64", "uint8"])
+def test_an_input_of_a_type_that_no_exporter_writes_is_refused(tiny: Any, dtype: str) -> None:
+    spec = replace(tiny.spec, inputs=(TensorSpec(name="mask", shape=(1, 8), dtype=dtype),))
+    with pytest.raises(Unsupported, match=f"input 'mask' is {dtype}") as caught:
         tiny.backend.export(None, spec, [], store=tiny.store, scheme=Scheme(), emit=ignore_events)
+    assert caught.value.hint
 
 
 def test_what_is_not_onnx_is_refused(tmp_path: Path) -> None:
@@ -295,6 +355,31 @@ def test_a_transformer_block_converts(tiny: Any) -> None:
     with torch.inference_mode():
         want = module(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(tiny.backend.session(artifact).run([x])[0], want, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [{"mode": "bilinear", "align_corners": True}, {"mode": "nearest"}])
+def test_images_are_resized_as_the_model_says(tiny: Any, how: dict[str, Any]) -> None:
+    """onnx2tf alone takes every Resize of a recent opset for one by pixel centres."""
+    import torch
+    from torch import nn
+
+    class Enlarge(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.interpolate(self.conv(x), size=(11, 9), **how)
+
+    x = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    module = Enlarge().eval()
+    spec = replace(tiny.spec, outputs=(TensorSpec(name="y", shape=(1, 4, 11, 9), dtype="float32"),))
+    spec = replace(spec, inputs=(TensorSpec(name="x", shape=(1, 3, 8, 8), dtype="float32"),))
+    artifact = tiny.backend.export(module, spec, [[x]], store=tiny.store, scheme=Scheme(), emit=ignore_events)
+    assert artifact.producer == "onnx2tf"
+    assert artifact.meta["parity"] < 1e-5
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,33 @@ def test_other_layers_cannot_be_compared(tiny: Any, onnx_path: Path, tmp_path: P
     model.graph.node.append(extra)
     onnx.save(model, str(tmp_path / "longer.onnx"))
     assert first_divergence(tmp_path / "longer.onnx", tiny.artifact, tiny.samples[0], tolerance=1e-3) is None
+
+
+def test_the_backend_says_it_in_words(tiny: Any, tmp_path: Path) -> None:
+    def words(artifact: Artifact) -> str | None:
+        found = tiny.backend.divergence(artifact, tiny.samples[0], tolerance=1e-3, store=tiny.store)
+        assert found is None or isinstance(found, str)
+        return found
+
+    assert words(tiny.artifact) is None
+    file = tampered(tiny.artifact, tmp_path / "tampered.tflite", 2)
+    unit = unit_names(read_graph(file.path))[layers(file)[2].index]
+    said = words(file)
+    assert said is not None and said.startswith(f"{unit} (ONNX ")
+    assert words(replace(file, meta={})) is None, "a file that came another way has nothing to compare with"
+
+
+def test_operators_of_a_profile_are_those_that_compute(tiny: Any) -> None:
+    events = [
+        {"tag": "Invoke", "us": 90, "type": 1},
+        {"tag": "CONV_2D", "us": 40, "type": 2},
+        {"tag": "Delegate/Fully Connected", "us": 30, "type": 8},
+        {"tag": "DELEGATE", "us": 35, "type": 4},
+    ]
+    report = {"runs_ms": [1.0], "load_ms": 1, "peak_rss_kb": 1, "events": events}
+    parsed = tiny.backend.parse(f"noise\n{json.dumps(report)}\n", {})
+    assert parsed["ops"] == [
+        {"name": "CONV_2D", "us": 40.0},
+        {"name": "Delegate/Fully Connected", "us": 30.0},
+    ]
+    assert parsed["runs_ms"] == [1.0]

@@ -23,7 +23,7 @@ from edgekit.backends.tflite.flatbuffer import (
 )
 from edgekit.backends.tflite.quantize import quantize_file
 from edgekit.errors import DataError, Unsupported
-from edgekit.types import Artifact, Scheme
+from edgekit.types import Artifact, Scheme, ignore_events
 from edgekit.verify.accuracy import agreement
 from edgekit.verify.numerics import closeness
 from edgekit.verify.reference import run_session
@@ -234,3 +234,61 @@ def test_the_repair_is_told_by_the_artifact(
     made = quantized(artifact=dead, precision="int8", calibration="minmax")
     assert [d["channels"] for d in made.meta["dead_channels"]] == [[5]]
     assert quantized(precision="int8").meta["dead_channels"] == []
+
+
+# -- padding with minus infinity
+
+
+def padded_pool(handmade: Callable[..., Path], *, relu: bool) -> Path:
+    """Two padded max poolings with one constant, as onnx2tf writes them."""
+    tensors: dict[str, Any] = {
+        "x": {"shape": (1, 4, 4, 2)},
+        "v": {"shape": (1, 4, 4, 2)},
+        "amounts": {"shape": (4, 2), "dtype": "int32", "data": [[0, 0], [1, 1], [1, 1], [0, 0]]},
+        "lowest": {"shape": (), "data": np.float32(np.finfo(np.float32).min)},
+        "p": {"shape": (1, 6, 6, 2)},
+        "m": {"shape": (1, 4, 4, 2)},
+        "p2": {"shape": (1, 6, 6, 2)},
+        "y": {"shape": (1, 4, 4, 2)},
+    }
+    window = {"padding": 1, "strideW": 1, "strideH": 1, "filterWidth": 3, "filterHeight": 3}
+    ops = [
+        ("RELU", ["x"], ["v"], None) if relu else ("ADD", ["x", "x"], ["v"], ("AddOptions", {})),
+        ("PADV2", ["v", "amounts", "lowest"], ["p"], ("PadV2Options", {})),
+        ("MAX_POOL_2D", ["p"], ["m"], ("Pool2DOptions", window)),
+        ("PADV2", ["m", "amounts", "lowest"], ["p2"], ("PadV2Options", {})),
+        ("MAX_POOL_2D", ["p2"], ["y"], ("Pool2DOptions", window)),
+    ]
+    return handmade(tensors, ops, ["x"], ["y"])
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_infinite_padding_does_not_blow_up_a_scale(
+    tiny: Any, handmade: Callable[..., Path], relu: bool
+) -> None:
+    source = open_file(padded_pool(handmade, relu=relu))
+    rng = np.random.default_rng(0)
+    samples = [[rng.uniform(-3, -1, (1, 4, 4, 2)).astype(np.float32) * (-1) ** i] for i in range(10)]
+    made = tiny.backend.quantize(
+        source, samples, Scheme(precision="int8"), refit=False, store=tiny.store, emit=ignore_events
+    )
+    graph = read_graph(made.path)
+    assert max(s for t in graph.tensors for s in t.scale) < 1
+    assert graph.count("PAD") == (2 if relu else 0) and graph.count("PADV2") == (0 if relu else 2)
+    for sample in samples:
+        (want,) = tiny.backend.session(source).run(sample)
+        (got,) = tiny.backend.session(made).run(sample)
+        assert np.abs(want - got).max() < 0.1
+
+
+def test_padding_that_is_no_pooling_is_left_alone(handmade: Callable[..., Path]) -> None:
+    tensors = {
+        "x": {"shape": (1, 4, 4, 2)},
+        "amounts": {"shape": (4, 2), "dtype": "int32", "data": [[0, 0], [1, 1], [1, 1], [0, 0]]},
+        "low": {"shape": (), "data": -9.0},
+        "y": {"shape": (1, 6, 6, 2)},
+    }
+    path = handmade(tensors, [("PADV2", ["x", "amounts", "low"], ["y"], ("PadV2Options", {}))], ["x"], ["y"])
+    ranges = {"x": (-1.0, 1.0), "y": (-9.0, 1.0)}
+    data, found = condition.bound_padding(path, ranges)
+    assert (data, found) == (path.read_bytes(), ranges)

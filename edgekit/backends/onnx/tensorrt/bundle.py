@@ -138,7 +138,7 @@ half-precision weights already and takes and gives float32."""
 _TYPING_10 = """\
 INT8 comes from the QuantizeLinear / DequantizeLinear pairs in the file (explicit quantisation, no
 calibration on the device); `--int8 --fp16` allows half precision for all layers without such pairs, which
-`--stronglyTyped` would keep in float32. From 10.16 on trtexec calls these two flags deprecated; they work.
+`--stronglyTyped` would keep in float32. TensorRT 10.16 calls these two flags deprecated but still has them.
 The FP16 file holds half-precision weights already and is built with `--stronglyTyped`, so that the device
 computes with the types that were checked when the bundle was made. Building a float32 file with `--fp16`
 instead would let TensorRT choose per layer, with numbers that nobody has looked at before."""

@@ -27,6 +27,10 @@ SHAPE, CLASSES = (1, 4, 8, 8), 5
 INPUT = "in put;$(touch pwned)`touch pwned`:0"
 OUTPUT = 'sco"res\\n $HOME'
 STANDIN = Path(__file__).with_name("trtexec_standin.py")
+_TRTEXEC = f'''site=-S  # only inference needs packages
+if [[ "$*" == *--loadInputs=* ]]; then site=-E; fi
+exec "{sys.executable}" $site "{STANDIN}" "$@"
+'''
 
 
 @dataclass
@@ -191,7 +195,9 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
         target = profile.targets[0].model_copy(update={"version": version})
         tools = tmp_path / "tools"
         tools.mkdir()
-        _program(tools / "trtexec", f'exec "{sys.executable}" "{STANDIN}" "$@"\n')
+        _program(tools / "trtexec", _TRTEXEC)
+        # Without site packages: jetson.py must do with the standard library, as on the device.
+        _program(tools / "python3", f'exec "{sys.executable}" -I -S "$@"\n')
         root = write_bundle(
             tmp_path / "device folder",
             artifact=artifacts[0],
@@ -213,7 +219,7 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
             provenance={"edgekit_version": "0", "source_sha256": "a" * 64, "plan_digest": "b" * 64},
             licences={},
         )
-        path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{tools}:{os.environ['PATH']}"
         environment = {"PATH": path, "HOME": str(tmp_path), "STANDIN": str(tmp_path / "standin.json")}
         made = Bundle(root, tmp_path / "standin.json", {}, environment)
         number = {"8.2": 8205, "8.5": 8502, "10.3": 100300, "10.16": 101601, "11": 110100}[version]

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.backends.onnx.tensorrt import device
+from edgekit.backends.onnx.tensorrt import device, scripts
+from edgekit.backends.onnx.tensorrt.lines import LINES, Line
+from edgekit.types import Precision
 
 pytest.importorskip("onnxruntime")
 
@@ -329,12 +331,19 @@ def test_tegrastats_runs_beside_and_is_stopped(
     assert len(pids) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_shellcheck(make_bundle: MakeBundle) -> None:
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.name)
+def test_shellcheck(line: Line, tmp_path: Path) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("not installed: shellcheck")
-    bundle = make_bundle()
-    scripts = [str(bundle.root / name) for name in ("build_engine.sh", "bench.sh")]
-    done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, check=False)
+    precisions: tuple[Precision, ...] = ("int8", "fp16", "float32")
+    engines = [
+        scripts.Engine(name=p, model=f"model_{p}.onnx", precision=p, inputs=("x",), outputs=("y",))
+        for p in precisions
+    ]
+    (tmp_path / "build_engine.sh").write_text(scripts.build_script(line, engines))
+    (tmp_path / "bench.sh").write_text(scripts.bench_script(line, engines, warmup_ms=500, runs=200))
+    names = ["build_engine.sh", "bench.sh"]
+    done = subprocess.run(["shellcheck", *names], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
 
 

@@ -1,0 +1,133 @@
+"""Channels in front of depthwise convolutions brought to one range, so that one scale fits all of them.
+
+A convolution's output channel may be multiplied by any positive factor when the depthwise kernel that reads
+it is divided by it: both have weights with one scale per channel, so that nothing is lost, while the tensor
+between them is stored with one scale for all channels and gains resolution in the quiet ones. (Nagel et al.
+2019, "Data-free quantization", section 4.1, for the one pair where it is free.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.backends.onnx.graph import Graph, Op
+
+if TYPE_CHECKING:
+    from edgekit.backends.calibration import Read
+    from edgekit.types import Array
+
+_MARGIN = 1.1
+"""Room above the largest value seen before a Clip would act on it earlier than in the float model."""
+
+_LARGEST = 64.0
+"""Factors end here: a channel that is nearly silent carries nothing worth more resolution."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A convolution, the tensor behind its activation function, and the depthwise convolution that reads it.
+
+    ``limit`` is the upper end of a Clip between them, None without. ``passed`` are the operators whose
+    results are multiplied.
+    """
+
+    writer: Op
+    tensor: str
+    reader: Op
+    limit: float | None
+    passed: tuple[str, ...]
+
+
+def pairs(graph: Graph) -> list[Pair]:
+    """All pairs of a float graph; the weights and biases of each belong to it alone."""
+    found = []
+    for op in graph.ops:
+        if not _is_depthwise(graph, op) or graph.only_reader(op.inputs[0]) is not op:
+            continue
+        writer, limit, passed = graph.producers.get(op.inputs[0]), None, ()
+        if writer is not None and writer.op in ("Relu", "Clip"):
+            limit = _upper(graph, writer)
+            if writer.op == "Clip" and limit is None:
+                continue
+            before = graph.producers.get(writer.inputs[0])
+            alone = before is not None and graph.only_reader(writer.inputs[0]) is writer
+            passed, writer = (writer.name,), before if alone else None
+        if writer is None or writer.op != "Conv" or not all(_own(graph, writer, i) for i in (1, 2)):
+            continue
+        found.append(Pair(writer, op.inputs[0], op, limit, (writer.name, *passed)))
+    return found
+
+
+def factors(found: Sequence[Pair], read: Read, samples: Iterable[Sequence[Array]]) -> dict[str, Array]:
+    """By tensor, what to multiply each channel by (at least 1), from the largest values of the samples."""
+    tops: dict[str, Array] = {}
+    wanted = {p.tensor for p in found}
+    for sample in samples:
+        for name, value in read(sample):
+            if name in wanted:
+                top = np.abs(value).max((0, *range(2, value.ndim)))
+                tops[name] = np.maximum(tops[name], top) if name in tops else top
+    made = {}
+    for pair in found:
+        if pair.tensor in tops:
+            top = tops[pair.tensor].astype(np.float64)
+            goal = top.max() if pair.limit is None else pair.limit / _MARGIN
+            made[pair.tensor] = np.clip(goal / np.maximum(top, 1e-12), 1.0, _LARGEST).astype(np.float32)
+    return made
+
+
+def equalized(graph: Graph, found: Sequence[Pair], by_tensor: Mapping[str, Array]) -> Any:
+    """A copy of the model with the factors in its weights and biases."""
+    import onnx
+
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graph.proto)
+    total = _total(found, by_tensor)
+    for held in proto.graph.initializer:
+        if held.name in total:
+            value = onnx.numpy_helper.to_array(held)
+            shaped = total[held.name].reshape(-1, *[1] * (value.ndim - 1))
+            held.CopyFrom(onnx.numpy_helper.from_array((value * shaped).astype(value.dtype), held.name))
+    return proto
+
+
+def _total(found: Sequence[Pair], by_tensor: Mapping[str, Array]) -> dict[str, Array]:
+    """Products of the factors by weight and bias: a kernel may be read from one pair and write another."""
+    total: dict[str, Array] = {}
+    for pair in found:
+        factor = by_tensor.get(pair.tensor)
+        if factor is None:
+            continue
+        for name in pair.writer.inputs[1:3]:
+            if name:
+                total[name] = total.get(name, np.ones_like(factor)) * factor
+        kernel = pair.reader.inputs[1]
+        total[kernel] = total.get(kernel, np.ones_like(factor)) / factor
+    return total
+
+
+def _is_depthwise(graph: Graph, op: Op) -> bool:
+    weights = graph.shapes.get(op.inputs[1], ()) if op.op == "Conv" else ()
+    return (
+        len(weights) > 2 and weights[1] == 1 and op.attribute("group", 1) == weights[0] and _own(graph, op, 1)
+    )
+
+
+def _own(graph: Graph, op: Op, place: int) -> bool:
+    """Whether an input is a constant of this operator alone, or absent."""
+    if len(op.inputs) <= place or not op.inputs[place]:
+        return place > 1
+    name = op.inputs[place]
+    return name in graph.constants and graph.consumers.get(name) == [op]
+
+
+def _upper(graph: Graph, op: Op) -> float | None:
+    """Upper limit of a Clip whose lower limit is zero."""
+    if op.op != "Clip" or len(op.inputs) < 3:
+        return None
+    low, high = graph.constant(op.inputs[1]), graph.constant(op.inputs[2])
+    return float(high) if low is not None and high is not None and float(low) == 0.0 else None

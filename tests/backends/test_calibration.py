@@ -1,0 +1,56 @@
+"""The shared part of calibration: what is seen of tensors, and the ranges made of that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.backends import calibration
+from edgekit.backends.calibration_choice import compare
+from edgekit.errors import DataError
+
+
+def observed(values: Any) -> calibration.Observed:
+    return calibration.observe(lambda s: [("t", s[0])], [[[np.asarray(values, dtype=np.float32)]]])[0]["t"]
+
+
+def rounding_error(values: Any, top: float, levels: int) -> float:
+    scale = 2 * top / levels
+    return float(((np.clip(np.rint(values / scale), -127, 127) * scale - values) ** 2).sum())
+
+
+def test_the_symmetric_range_beats_the_true_extremes_and_others() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(20_000).astype(np.float32)
+    values[0] = 40.0
+    low, high = calibration.symmetric_mse_range(observed(values))
+    assert low == -high and high < 40
+    best = rounding_error(values, high, 254)
+    assert best <= min(rounding_error(values, t, 254) for t in np.linspace(1, 40, 50)) * 1.1
+    assert calibration.mse_ranges({"t": observed(values)}, symmetric=True) == {"t": (low, high)}
+
+
+@pytest.mark.parametrize("value", [0.0, -2.5, 3.0])
+def test_a_constant_tensor_has_a_range(value: float) -> None:
+    low, high = calibration.symmetric_mse_range(observed(np.full(5, value)))
+    assert low == -high and high >= abs(value) * (1 if value > 0 else 0)
+    if value:
+        assert high >= abs(value)
+
+
+def test_more_levels_clip_less() -> None:
+    values = np.random.default_rng(1).standard_normal(20_000) ** 3
+    few, many = (calibration.mse_range(observed(values), levels=n)[1] for n in (256, 65536))
+    assert few < many
+
+
+def test_values_that_are_not_finite_name_tensor_and_sample() -> None:
+    with pytest.raises(DataError, match="sample 0 makes 't'"):
+        observed([1.0, np.inf])
+
+
+def test_outputs_that_are_not_finite_lose_every_comparison() -> None:
+    want = [np.ones((1, 3))]
+    assert compare(want, [np.full((1, 3), np.nan)])[0] < compare(want, [np.zeros((1, 3))])[0]
