@@ -139,7 +139,7 @@ def require_tools() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def arm64_tools(require_tools: Callable[..., None]) -> None:
     """All that compiles and runs arm64 programs here."""
-    require_tools("qemu-aarch64", "aarch64-linux-gnu-gcc", "cc")
+    require_tools("qemu-aarch64", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++", "cc", "c++")
 
 
 @pytest.fixture(scope="session")

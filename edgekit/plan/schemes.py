@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from edgekit.profiles.schema import DeviceProfile, Target
 
 
+_ON_CORES = frozenset({"xnnpack", "cpu", "qnnpack"})
+
 _NO_INT8 = {
     "gpu": "the GPU delegate computes in float: int8 weights would be dequantised when the model is loaded, "
     "which costs accuracy and start-up time and gains no speed",
@@ -80,7 +82,8 @@ def _planned_precision(
         rejected.append(Rejected(alternative="static int8", reason=_NO_INT8[target.delegate]))
     if has_data and "int8" in target.precisions:
         if "fp16" in target.precisions and target.delegate != "tensorrt":
-            gain = "" if fp16_arithmetic else ", and these cores have no fp16 arithmetic"
+            on_cores = not fp16_arithmetic and profile.cores and target.delegate in _ON_CORES
+            gain = ", and these cores have no fp16 arithmetic" if on_cores else ""
             rejected.append(Rejected(alternative="fp16", reason=f"twice the size of int8{gain}"))
         if "dynamic" in target.precisions:
             rejected.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from edgekit.build.choice import choose
 from edgekit.build.comparison import Failed, target_rows
 from edgekit.profiles.loader import load_profile
-from edgekit.types import Gate, Measurement, Rejected
+from edgekit.types import Gate, Measurement, MeasurementSource, Rejected
 
 UNIT = {"macs": 10**6, "weight_bytes": 1000, "output_shape": (1, 8), "precision": "int8"}
 
@@ -23,12 +24,13 @@ def candidate(
     latency: float | None = None,
     fails: str | None = None,
     profile: str = "pi4",
+    source: MeasurementSource = "device",
     units: int = 1,
 ) -> Any:
     """As much of a Candidate as choosing looks at."""
     loaded = load_profile(profile)
     found = [
-        Measurement(metric=m, unit="", source="emulator", median=v, subject="final")
+        Measurement(metric=m, unit="", source=source, median=v, subject="final")
         for m, v in (("instructions", instructions), ("latency", latency))
         if v is not None
     ]
@@ -80,6 +82,23 @@ def test_a_clock_beats_a_count() -> None:
     ]
     assert choose(several).index == 1
     assert choose(several).basis == "measured latency"
+
+
+def test_the_host_is_not_the_device() -> None:
+    """Milliseconds of an x86 host do not rank files for an Arm board; those of its own kind do."""
+    several = [
+        candidate("tflite/xnnpack", latency=3.0, source="host", units=1),
+        candidate("executorch/xnnpack", latency=2.0, source="host", units=3),
+    ]
+    assert (choose(several).index, choose(several).basis) == (0, "estimated latency")
+    own = f"generic_{platform.machine()}"
+    if own != "generic_x86_64":
+        pytest.skip(f"no profile of {platform.machine()} hosts")
+    several = [
+        candidate("tflite/xnnpack", latency=3.0, source="host", profile=own),
+        candidate("executorch/xnnpack", latency=2.0, source="host", profile=own),
+    ]
+    assert (choose(several).index, choose(several).basis) == (1, "measured latency")
 
 
 def test_a_broken_gate_loses_whatever_the_speed() -> None:

@@ -83,7 +83,10 @@ def checkout(tmp_path: Path) -> Checkout:
         if found is None:
             pytest.skip(f"{name} is not installed")
         (made.bin / name).symlink_to(found)
-    for name in ("cc", "qemu-aarch64", "aarch64-linux-gnu-gcc", "chromium", "chromedriver"):
+    for name in (
+        *("cc", "c++", "qemu-aarch64", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++"),
+        *("chromium", "chromedriver", "shellcheck"),
+    ):
         made.program(made.bin / name, "exit 0")
     made.program(made.bin / "id", "echo 1000")
     made.program(made.bin / "sudo", "exit 1")

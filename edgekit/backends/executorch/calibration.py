@@ -243,7 +243,7 @@ def _layers(graph: Any) -> Iterator[tuple[WeightObserver, str | None, float | No
             continue
         name = str(node.args[2].target) if len(node.args) > 2 and node.args[2] is not None else None
         given = node.args[0]
-        if op_name(given) in ("pad", "constant_pad_nd") if given.op == "call_function" else False:
+        if op_name(given) in ("pad", "constant_pad_nd"):
             given = given.args[0]
         before = _observer(graph, given)
         scale = before.parameters_of_range()[0] if isinstance(before, ActivationObserver) else None

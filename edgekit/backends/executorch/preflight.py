@@ -40,7 +40,16 @@ def problems(source: Any, graph: TorchGraph | None) -> list[Problem]:
                 hint="ExecuTorch needs a graph with static control flow: use torch.where instead of a branch",
             )
         ]
-    return _without_kernel(graph)
+    return _complex(graph) or _without_kernel(graph)
+
+
+def _complex(graph: TorchGraph) -> list[Problem]:
+    """Operators on complex numbers: ExecuTorch's passes do not read such a graph at all."""
+    found: dict[tuple[str, str], Problem] = {}
+    for op in graph.ops:
+        if any(t.startswith("complex") for t in (*op.dtypes, *op.input_dtypes)):
+            found.setdefault((op.op, op.where), _problem(op.op, op, is_complex=True))
+    return list(found.values())
 
 
 def _without_kernel(graph: TorchGraph) -> list[Problem]:
@@ -66,12 +75,9 @@ def _without_kernel(graph: TorchGraph) -> list[Problem]:
         target = getattr(node.target, "_op", None)
         if node.op != "call_function" or target is None or target in preserved:
             continue
-        kernel = _kernel(target)
-        is_complex = any(_is_complex(n.meta.get("val")) for n in [node, *node.all_input_nodes])
-        if kernel in known and not is_complex:
+        if _kernel(target) in known:
             continue
-        source = sources.get(_root(node))
-        problem = _problem(str(target), source, is_complex=is_complex)
+        problem = _problem(str(target), sources.get(_root(node)), is_complex=False)
         found.setdefault((problem.op, problem.where), problem)
     return list(found.values())
 
@@ -123,8 +129,3 @@ def _root(node: Any) -> str:
     while origin is not None and origin.from_node:
         origin = origin.from_node[0]
     return origin.name if origin is not None else str(node.name)
-
-
-def _is_complex(value: Any) -> bool:
-    found = value if isinstance(value, (list, tuple)) else [value]
-    return any(getattr(getattr(t, "dtype", None), "is_complex", False) for t in found)

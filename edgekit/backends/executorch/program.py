@@ -103,7 +103,9 @@ def first_tensor(value: Any) -> Any:
 
 
 def op_name(node: Any) -> str:
-    """ "conv2d" for aten.conv2d.default, "my::op" for an operator of another library."""
+    """ "conv2d" for aten.conv2d.default, "my::op" for an operator of another library, "" for no operator."""
+    if node.op != "call_function":
+        return ""
     schema = getattr(node.target, "_schema", None)
     name = schema.name if schema is not None else str(node.target)
     return str(name).removeprefix("aten::")

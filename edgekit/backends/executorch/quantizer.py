@@ -17,11 +17,13 @@ from torchao.quantization.pt2e.quantizer import (
     QuantizationAnnotation,
     QuantizationConfig,
     QuantizationSpec,
+    SharedQuantizationSpec,
 )
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from edgekit.backends.executorch.observers import ActivationObserver, WeightObserver
 from edgekit.backends.executorch.program import op_name, unit_of
+from edgekit.backends.executorch.shortcuts import SELECTION
 
 _GEMMS = ("conv1d", "conv2d", "linear")
 _CONVS = ("conv1d", "conv2d")
@@ -79,10 +81,11 @@ class UnitQuantizer(XNNPACKQuantizer):  # type: ignore[misc]
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
         for node in model.graph.nodes:
-            if unit_of(node) in self._keep or (self._dynamic and _is_padded_layer(node)):
+            if unit_of(node) in self._keep or (self._dynamic and _stays_float(node)):
                 node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)
         if not self._dynamic:
             for node in model.graph.nodes:
+                self._annotate_selection(node)
                 self._annotate_clamp(node)
                 self._annotate_sub(node)
                 self._annotate_mean(node)
@@ -109,6 +112,18 @@ class UnitQuantizer(XNNPACKQuantizer):  # type: ignore[misc]
         )
         clamp.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
             output_qspec=config.output_activation, _annotated=True
+        )
+
+    def _annotate_selection(self, node: Any) -> None:
+        """A convolution that only selects keeps the scale of its input, and so every value exactly."""
+        if not _is_selection(node) or _annotated(node):
+            return
+        config, given = self.global_config, node.args[0]
+        assert config is not None
+        node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
+            input_qspec_map={given: config.input_activation, node.args[1]: config.weight},
+            output_qspec=SharedQuantizationSpec((given, node)),
+            _annotated=True,
         )
 
     def _annotate_sub(self, node: Any) -> None:
@@ -149,9 +164,14 @@ class UnitQuantizer(XNNPACKQuantizer):  # type: ignore[misc]
         )
 
 
-def _is_padded_layer(node: Any) -> bool:
-    """A convolution behind a padding operator: XNNPACK refuses it with dynamic activations, at run time."""
-    return op_name(node) in _CONVS and op_name(node.args[0]) in _PADS
+def _stays_float(node: Any) -> bool:
+    """Convolutions that are not quantised dynamically: XNNPACK refuses one behind a padding operator at run
+    time, and one that only selects has no weights to make smaller."""
+    return _is_selection(node) or (op_name(node) in _CONVS and op_name(node.args[0]) in _PADS)
+
+
+def _is_selection(node: Any) -> bool:
+    return op_name(node) == "conv2d" and str(node.args[1].target).startswith(SELECTION)
 
 
 def _annotated(node: Any) -> bool:

@@ -2,8 +2,8 @@
 
 XNNPACK has no strided slice and pads quantised tensors in float, so a ResNet's "option A" shortcut
 (x[:, :, ::2, ::2] with zeros for the new channels) divides the delegate twice at every stage and moves the
-tensor through float each time. As a convolution with weights 0 and 1 it stays inside; the values are the same
-(1 is a power of no scale but exactly the largest int8 step, 127 x 1/127).
+tensor through float each time. As a convolution with weights 0 and 1 it stays inside and gives the same
+values, in int8 too: the weight scale is 1/127, and 1 is its 127th step.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any
 import torch
 
 from edgekit.backends.executorch.program import op_name
+
+SELECTION = "selection_"
+"""Beginning of the names of the weights."""
 
 _aten = torch.ops.aten
 
@@ -87,7 +90,7 @@ def _put_convolution(
         weight[padding[0] : padding[0] + channels, :, 0, 0] = torch.eye(channels)
     else:
         weight = torch.ones(channels, 1, 1, 1)
-    name = f"selection_{node.name}"
+    name = f"{SELECTION}{node.name}"
     graph.register_buffer(name, weight)
     with graph.graph.inserting_before(node):
         constant = graph.graph.get_attr(name)

@@ -8,7 +8,7 @@ between them is stored with one scale for all channels and gains resolution in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from edgekit.backends.calibration import Read
     from edgekit.types import Array
 
-_MARGIN = 1.1
-"""Room above the largest value seen before a Clip would act on it earlier than in the float model."""
+_BINS, _STEPS = 256, 64
 
 _LARGEST = 64.0
 """Factors end here: a channel that is nearly silent carries nothing worth more resolution."""
@@ -48,7 +47,8 @@ def pairs(graph: Graph) -> list[Pair]:
     for op in graph.ops:
         if not _is_depthwise(graph, op) or graph.only_reader(op.inputs[0]) is not op:
             continue
-        writer, limit, passed = graph.producers.get(op.inputs[0]), None, ()
+        writer, limit = graph.producers.get(op.inputs[0]), None
+        passed: tuple[str, ...] = ()
         if writer is not None and writer.op in ("Relu", "Clip"):
             limit = _upper(graph, writer)
             if writer.op == "Clip" and limit is None:
@@ -62,22 +62,54 @@ def pairs(graph: Graph) -> list[Pair]:
     return found
 
 
-def factors(found: Sequence[Pair], read: Read, samples: Iterable[Sequence[Array]]) -> dict[str, Array]:
-    """By tensor, what to multiply each channel by (at least 1), from the largest values of the samples."""
-    tops: dict[str, Array] = {}
+def factors(
+    found: Sequence[Pair], read: Read, samples: Sequence[Sequence[Array]], *, levels: int
+) -> dict[str, Array]:
+    """By tensor, what to multiply each channel by (at least 1).
+
+    Each channel's own range is the one with the least squared error in ``levels`` levels between zero and
+    its end, from histograms of the samples (see calibration.mse_range). Multiplied, all channels end where
+    the Clip does, or the loudest: the largest values of the others are then clipped, as their own
+    quantisers would.
+    """
     wanted = {p.tensor for p in found}
-    for sample in samples:
-        for name, value in read(sample):
-            if name in wanted:
-                top = np.abs(value).max((0, *range(2, value.ndim)))
-                tops[name] = np.maximum(tops[name], top) if name in tops else top
+    tops: dict[str, Array] = {}
+    for name, value in _by_channel(read, samples, wanted):
+        top = value.max(1, initial=0.0)
+        tops[name] = np.maximum(tops[name], top) if name in tops else top
+    counts = {name: np.zeros((top.size, _BINS)) for name, top in tops.items()}
+    for name, value in _by_channel(read, samples, wanted):
+        bins = np.minimum(value * (_BINS / np.maximum(tops[name], 1e-30))[:, None], _BINS - 1).astype(
+            np.int64
+        )
+        places = (np.arange(len(value))[:, None] * _BINS + bins)[value > 0]
+        counts[name] += np.bincount(places, minlength=counts[name].size).reshape(-1, _BINS)
     made = {}
     for pair in found:
         if pair.tensor in tops:
-            top = tops[pair.tensor].astype(np.float64)
-            goal = top.max() if pair.limit is None else pair.limit / _MARGIN
-            made[pair.tensor] = np.clip(goal / np.maximum(top, 1e-12), 1.0, _LARGEST).astype(np.float32)
+            ends = np.maximum(tops[pair.tensor] * _best_share(counts[pair.tensor], levels), 1e-12)
+            goal = ends.max() if pair.limit is None else pair.limit
+            made[pair.tensor] = np.clip(goal / ends, 1.0, _LARGEST).astype(np.float32)
     return made
+
+
+def _by_channel(
+    read: Read, samples: Iterable[Sequence[Array]], wanted: set[str]
+) -> Iterator[tuple[str, Array]]:
+    """Magnitudes of the wanted tensors, one row per channel (axis 1)."""
+    for sample in samples:
+        for name, value in read(sample):
+            if name in wanted:
+                yield name, np.abs(np.moveaxis(value, 1, 0).reshape(value.shape[1], -1))
+
+
+def _best_share(counts: Array, levels: int) -> Array:
+    """For each row of a histogram over [0, 1], where clipping gives the least squared error."""
+    ends = np.linspace(1 / _STEPS, 1, _STEPS)
+    centres = (np.arange(_BINS) + 0.5) / _BINS
+    clipping = counts @ (np.maximum(centres[None, :] - ends[:, None], 0.0) ** 2).T
+    rounding = counts.sum(1, keepdims=True) * (ends / levels) ** 2 / 12
+    return np.asarray(ends[np.argmin(clipping + rounding, axis=1)])
 
 
 def equalized(graph: Graph, found: Sequence[Pair], by_tensor: Mapping[str, Array]) -> Any:

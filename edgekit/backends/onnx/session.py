@@ -130,10 +130,11 @@ class Taps:
 
     def _plain(self, unit: str, value: Array) -> Array:
         """The value with channels as the float model has them (see equalize.py)."""
-        factors = self._artifact.meta.get("channel_factors", {}).get(unit)
-        if factors is None:
+        tensor = self._artifact.meta.get("equalized_units", {}).get(unit)
+        if tensor is None:
             return value
-        return value / np.asarray(factors, dtype=np.float32).reshape(1, -1, *[1] * (value.ndim - 2))
+        factors = np.asarray(self._artifact.meta["channel_factors"][tensor], dtype=np.float32)
+        return value / factors.reshape(1, -1, *[1] * (value.ndim - 2))
 
 
 class Reader:

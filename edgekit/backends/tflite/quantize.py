@@ -17,6 +17,7 @@ from edgekit.backends.calibration import Ranges
 from edgekit.backends.tflite.flatbuffer import (
     Graph,
     Op,
+    Tensor,
     parse_model,
     read_graph,
     unit_names,
@@ -27,6 +28,9 @@ from edgekit.types import Precision, Scheme
 
 STATIC_BITS: Mapping[Precision, int] = {"int8": 8, "int16x8": 16}
 """Bits of the activations, of precisions whose activations have calibrated ranges."""
+
+HUGE = 1e9
+"""Beyond this a value is no measurement but stands for infinity."""
 
 _SHARED_WEIGHT_SCALE = {"nnapi": ("FULLY_CONNECTED",)}
 """Operators whose weights need one scale, by delegate: NNAPI's FULLY_CONNECTED has no scale per channel."""
@@ -59,6 +63,9 @@ def quantize_file(source: Path, scheme: Scheme, ranges: Ranges | None) -> bytes:
         worker = quantizer.Quantizer(str(source))
         _add_rule(worker, ".*", scheme.precision, scheme)
         graph = read_graph(source)
+        if integers and ranges:
+            for op in beyond_integers(graph, ranges):
+                _add_rule(worker, _scope(graph, op), "float32", scheme)
         by_unit = {name: graph.ops[index] for index, name in unit_names(graph).items()}
         for unit, precision in scheme.overrides.items():
             if unit not in by_unit:
@@ -75,6 +82,24 @@ def quantize_file(source: Path, scheme: Scheme, ranges: Ranges | None) -> bytes:
         except (ValueError, RuntimeError, KeyError) as exc:
             raise StepFailed(f"ai-edge-quantizer refused the model: {str(exc).splitlines()[0]}") from exc
     return mended(bytes(result.quantized_model))
+
+
+def beyond_integers(graph: Graph, ranges: Ranges) -> list[Op]:
+    """Operators that read or write values so large that no scale fits them and others: they stay in float.
+
+    An attention mask of -3.4e38 is the usual case; LiteRT aborts the process on a file with such a scale.
+    """
+    huge = {
+        t.index
+        for t in graph.tensors
+        if max(map(abs, ranges.get(t.name, (0.0, 0.0)))) > HUGE or (t.constant and _largest(t) > HUGE)
+    }
+    return [op for op in graph.ops if huge & {*op.inputs, *op.outputs}]
+
+
+def _largest(tensor: Tensor) -> float:
+    values = tensor.values() if tensor.dtype == "float32" else None
+    return float(np.abs(values).max()) if values is not None and values.size else 0.0
 
 
 def mended(data: bytes) -> bytes:

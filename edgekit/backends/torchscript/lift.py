@@ -305,7 +305,7 @@ class _Lifter:
         """Padding argument of a convolution: a list, or "same" and "valid"."""
         return self.constant(op.inputs[4])
 
-    def _plain(self, op: Op) -> None:
+    def _plain(self, op: Op) -> Any:
         """The operator itself, in float. In-place ones as their functional form."""
         function = op.function.function if isinstance(op.function, Bound) else op.function
         if op.in_place:
@@ -325,6 +325,7 @@ class _Lifter:
             self._set(op, node)
         if op.in_place:
             self.env[op.inputs[0]] = node
+        return node
 
     def _functional(self, op: Op, function: Any) -> Any:
         """The form of an in-place operator that returns its result. Unsupported for one on a view."""

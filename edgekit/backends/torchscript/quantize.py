@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit.backends.torchscript.layers import PASSING
 from edgekit.backends.torchscript.lift import Lifted
+from edgekit.backends.torchscript.sharing import PASSING
 from edgekit.errors import StepFailed
 from edgekit.types import Scheme
 
@@ -51,6 +51,7 @@ def static_int8(
             prepared, qconfig_mapping=mapping, backend_config=_backend_config()
         )
         _keep_quantized(converted, lifted.kept)
+        _use_whole_range(converted)
     made: torch.fx.GraphModule = converted.eval()
     return made
 
@@ -301,7 +302,7 @@ def _scale(module: Any, node: Any) -> tuple[float, int] | None:
 
 
 def _use_whole_range(module: Any) -> None:
-    """Call dynamic linear layers with all eight bits: modules ask for seven, which only x86 engines need."""
+    """Let dynamic layers use all eight bits: they ask for seven, which only the engines of x86 need."""
     import torch
     from torch.ao.nn.intrinsic.quantized import dynamic as fused
     from torch.ao.nn.quantized import dynamic
@@ -310,6 +311,14 @@ def _use_whole_range(module: Any) -> None:
         dynamic.Linear: torch.ops.quantized.linear_dynamic.default,
         fused.LinearReLU: torch.ops.quantized.linear_relu_dynamic.default,
     }
+    for layer in module.modules():
+        if isinstance(layer, (dynamic.LSTM, dynamic.GRU)):
+            cells: Any = layer._all_weight_values
+            for weights in cells:
+                state: Any = weights.param.__getstate__()
+                (_, biases, _, _, packed), _ = state
+                make = torch.ops.quantized.make_quantized_cell_params_dynamic
+                weights.param = make(packed[0], packed[1], biases[0], biases[1], False)
     graph = module.graph
     for node in list(graph.nodes):
         layer = module.get_submodule(node.target) if node.op == "call_module" else None

@@ -292,3 +292,26 @@ def test_padding_that_is_no_pooling_is_left_alone(handmade: Callable[..., Path])
     ranges = {"x": (-1.0, 1.0), "y": (-9.0, 1.0)}
     data, found = condition.bound_padding(path, ranges)
     assert (data, found) == (path.read_bytes(), ranges)
+
+
+def test_a_masked_softmax_stays_in_float(tiny: Any, handmade: Callable[..., Path]) -> None:
+    """Masks of -3.4e38 have no scale: LiteRT aborts the process on a file that gives them one."""
+    mask = np.triu(np.full((4, 4), np.finfo(np.float32).min), 1)[None]
+    shape = {"shape": (1, 4, 4)}
+    tensors = {"x": shape, "two": {"shape": (1,), "data": [2.0]}, "mask": {**shape, "data": mask}}
+    tensors |= dict.fromkeys("vwy", shape)
+    ops = [
+        ("MUL", ["x", "two"], ["v"], ("MulOptions", {})),
+        ("ADD", ["v", "mask"], ["w"], ("AddOptions", {})),
+        ("SOFTMAX", ["w"], ["y"], ("SoftmaxOptions", {"beta": 1.0})),
+    ]
+    source = open_file(handmade(tensors, ops, ["x"], ["y"]))
+    rng = np.random.default_rng(0)
+    samples = [[rng.normal(size=(1, 4, 4)).astype(np.float32)] for _ in range(10)]
+    scheme = Scheme(precision="int8", calibration="minmax")
+    made = tiny.backend.quantize(source, samples, scheme, refit=False, store=tiny.store, emit=ignore_events)
+    assert list(precisions(made).values()) == ["int8", "float32", "float32"]
+    assert tiny.backend.check(made, scheme)[1] == ["2 operators do not compute in int8: ADD, SOFTMAX"]
+    for sample in samples:
+        (want,), (got,) = tiny.backend.session(source).run(sample), tiny.backend.session(made).run(sample)
+        assert np.abs(want - got).max() < 0.05

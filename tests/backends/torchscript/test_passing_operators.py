@@ -1,0 +1,51 @@
+"""Operators that run on quantised tensors as they are. The kernels are torch's, so they are watched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from edgekit.backends.torchscript.quantize import passing_overloads, qnnpack
+from edgekit.backends.torchscript.sharing import PASSING
+
+SCALE = 0.03
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "reshape": ([1, 48, 8],),
+    "slice": (1, 2, 6, 1),
+    "select": (1, 3),
+    "permute": ([0, 2, 3, 1],),
+    "transpose": (1, 2),
+    "expand": ([2, 8, 8, 6],),
+    "constant_pad_nd": ([0, 1, 0, 1], 0.0),
+    "pad": ([0, 1, 0, 1], "constant", None),
+    "pixel_shuffle": (2,),
+    "max_pool1d": ([2], [2], [0], [1], False),
+    "max_pool2d": ([2, 2], [2, 2], [0, 0], [1, 1], False),
+    "avg_pool1d": ([2], [2], [0], False, True),
+    "avg_pool2d": ([2, 2], [2, 2], [0, 0], False, True, None),
+    "adaptive_avg_pool1d": ([1],),
+    "adaptive_avg_pool2d": ([1, 1],),
+    "mean": ([2, 3], True),
+    "relu": (),
+    "upsample_nearest2d": ([16, 12], None, None),
+    "upsample_bilinear2d": ([16, 12], False, None, None),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", sorted(PASSING))
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_each_gives_its_input_s_scale_and_the_float_values(name: str, layout: torch.memory_format) -> None:
+    x = torch.randn(1, 8, 8, 6, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    if name.endswith("1d"):
+        x = x[0]
+    operator = getattr(torch.ops.aten, name)
+    with qnnpack():
+        quantized = torch.quantize_per_tensor(x, SCALE, 128, torch.quint8)
+        got = operator(quantized, *ARGUMENTS[name])
+        want = operator(quantized.dequantize(), *ARGUMENTS[name])
+    assert got.q_scale() == SCALE and got.q_zero_point() == 128
+    assert (got.dequantize() - want).abs().max() <= 0.51 * SCALE
+    assert any(str(overload).startswith(f"aten.{name}.") for overload in passing_overloads())
