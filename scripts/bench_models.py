@@ -3,7 +3,7 @@
     python scripts/bench_models.py --realdata DIR [--only MODEL ...] [--target RUNTIME/DELEGATE ...]
 
 DIR holds ``entry.py`` (model factories and datasets), ``weights/`` and ``inputs/``. Each cell runs in a
-process of its own: preflight, float file, int8 file (calibrated on up to 128 samples), then
+process of its own: preflight, float file, int8 file (calibrated on up to 200 samples, as edgekit build does), then
 
     parity    largest |difference| to torch over the largest |value|, worst output, up to 8 samples
     SQNR      of the int8 file's outputs against torch in dB, worst output, on samples that calibration
@@ -44,7 +44,7 @@ TARGETS = (
 )
 LIMIT = 1e-3
 """Parity limit of `edgekit build`."""
-CALIBRATION, TEST, PARITY, TIMED = 128, 512, 8, 30
+CALIBRATION, TEST, PARITY, TIMED = 200, 512, 8, 30
 CELL_SECONDS = 900
 
 

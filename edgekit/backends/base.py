@@ -32,6 +32,7 @@ class Backend(Protocol):
     """One runtime: how to write its files, run them here and run them on a device."""
 
     name: str
+
     @property
     def delegates(self) -> tuple[str, ...]:
         """Delegates whose operator rules this backend knows."""

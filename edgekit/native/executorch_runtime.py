@@ -76,7 +76,7 @@ def executorch_version() -> str:
         return importlib.metadata.version(_DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError as exc:
         raise MissingDependency(
-            f"the package {_DISTRIBUTION} is not installed", hint="pip install 'edgekit[executorch]'"
+            f"the package {_DISTRIBUTION} is not installed", hint="pip install executorch==1.5.1"
         ) from exc
 
 

@@ -36,7 +36,7 @@ def require_executorch() -> None:
     except ImportError as exc:
         raise MissingDependency(
             f"the ExecuTorch backend needs executorch and torchao: {exc}",
-            hint="pip install 'edgekit[executorch]'",
+            hint="pip install executorch==1.5.1 torchao==0.18.0",
         ) from exc
     finally:
         for handler in [h for h in logging.root.handlers if h not in before]:
