@@ -3,7 +3,8 @@
     python scripts/bench_models.py --realdata DIR [--only MODEL ...] [--target RUNTIME/DELEGATE ...]
 
 DIR holds ``entry.py`` (model factories and datasets), ``weights/`` and ``inputs/``. Each cell runs in a
-process of its own: preflight, float file, int8 file (calibrated on up to 200 samples, as edgekit build does), then
+process of its own: preflight, float file, int8 file (calibrated on up to 200 samples, as `edgekit build`
+does), then
 
     parity    largest |difference| to torch over the largest |value|, worst output, up to 8 samples
     SQNR      of the int8 file's outputs against torch in dB, worst output, on samples that calibration

@@ -20,8 +20,6 @@ from edgekit.profiles.loader import load_profile
 from edgekit.store import Store
 from edgekit.types import Artifact, DeviceCommand, RunProtocol, Scheme, ignore_events
 
-pytest.importorskip("executorch", reason="the extra edgekit[executorch] is not installed")
-
 HOST = platform.machine()
 
 

@@ -10,8 +10,6 @@ import pytest
 
 from edgekit.types import Artifact, Scheme, ignore_events
 
-pytest.importorskip("executorch", reason="the extra edgekit[executorch] is not installed")
-
 
 @pytest.fixture(scope="session")
 def tiny(export_tiny: Callable[..., Any]) -> Any:
