@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekit.report import formats
 
-_STATUS = {"ok": "built, gates hold", "gate_failed": "built, a gate failed"}
+_STATUS = {"ok": "gates hold", "gate_failed": "a gate failed"}
 _BASES = {
     "measured latency": "They were compared by their latency, measured over the same link.",
     "instructions per inference": "They were compared by their instructions per inference, counted in the "
@@ -25,8 +25,8 @@ def target_table(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "target": row["target"],
             "chosen": row["chosen"],
             "precision": row["precision"] or "",
-            "status": ("chosen; " if row["chosen"] else "") + _STATUS.get(row["status"], row["status"]),
-            "instructions": formats.with_unit(row["instructions"], "instructions"),
+            "status": ("chosen, " if row["chosen"] else "") + _STATUS.get(row["status"], row["status"]),
+            "instructions": _count(row["instructions"]),
             "latency": formats.with_unit(row["latency_ms"], "ms"),
             "reason": row["reason"],
         }
@@ -43,6 +43,10 @@ def comparison_text(report: Mapping[str, Any]) -> str:
     """What the built targets were compared by; "" when only one was built."""
     built = [row for row in report.get("targets", ()) if row["status"] in _STATUS]
     return _BASES.get(built[0]["cost_basis"], "") if len(built) > 1 else ""
+
+
+def _count(value: float | None) -> str:
+    return formats.NOT_MEASURED if value is None else formats.scale_for([value], "").text(value)
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, str]:

@@ -226,7 +226,7 @@ def test_equal_reports_give_equal_pages(report: dict[str, Any], tmp_path: Any) -
 
 def test_several_targets_are_compared(several: dict[str, Any], report: dict[str, Any]) -> None:
     text = Page(render_html(several)).of("targets")
-    assert "tflite/xnnpack int8 chosen; built, gates hold" in text
+    assert "tflite/xnnpack int8 chosen, gates hold" in text
     assert "compared by their instructions per inference" in text and "not milliseconds" in text
     assert "fails accuracy_drop" in text and "the converter stopped" in text
     assert "not built" in text and "aten.fft_fft at net.odd: has no kernel" in text
