@@ -17,8 +17,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("Next", status.hint))
     how = ", ".join(str(x) for x in (report["target"], report["plan"]["delegate"], precision_of(report)) if x)
     lines.append(("Model", f"{report['model']['name']} -> {report['profile']} ({how})"))
-    conversion = report.get("conversion")
-    if conversion and len(conversion["notes"]) > 1:
+    conversion = report.get("conversion") or {"exporter": "", "notes": []}
+    if any(not note.startswith(conversion["exporter"]) for note in conversion["notes"]):
         lines.append(("Exporter", f"{conversion['exporter']} ({'; '.join(conversion['notes'])})"))
     for card in cards(report):
         text = f"{card.was} -> {card.value}" if card.was else card.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -275,3 +276,13 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 def script() -> list[str]:
     """The start of a command line in a process of its own."""
     return [sys.executable, "-m", "edgekit"]
+
+
+def heed_interrupts() -> None:
+    """For ``preexec_fn``: a job that was started in the background hands on that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def interruptible() -> Callable[[], None]:
+    return heed_interrupts

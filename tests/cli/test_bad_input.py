@@ -680,9 +680,12 @@ class TestMissingParts:
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_and_the_same_command_goes_on(work: Path, own_store: Path, script: list[str]) -> None:
+def test_ctrl_c_stops_and_the_same_command_goes_on(
+    work: Path, own_store: Path, script: list[str], interruptible: Callable[[], None]
+) -> None:
     command = [*script, "build", "model.py:net", *DATA, "--json"]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    first = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=interruptible)
     assert first.stderr is not None
     for line in first.stderr:
         if line.startswith("baseline: done"):

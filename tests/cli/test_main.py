@@ -171,7 +171,9 @@ class TestShell:
             assert done.returncode == code and "Traceback" not in done.stderr
 
     @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-    def test_a_signal_unwinds(self, name: str, code: int, script: list[str], tmp_path: Path) -> None:
+    def test_a_signal_unwinds(
+        self, name: str, code: int, script: list[str], tmp_path: Path, interruptible: Callable[[], None]
+    ) -> None:
         """The user's code tells when it runs; what edgekit holds then is given back."""
         (tmp_path / "slow.py").write_text(
             "import time\n\n\ndef net():\n    print('here', flush=True)\n    time.sleep(600)\n"
@@ -182,6 +184,7 @@ class TestShell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=interruptible,
         )
         assert process.stderr is not None
         assert "here" in iter(process.stderr.readline, "").__next__()
