@@ -184,6 +184,14 @@ def test_preflight_names_an_operator_that_no_runtime_knows(case: Case) -> None:
     assert any(p.where == "odd" for p in found)
 
 
+def test_a_faithful_file_diverges_nowhere(case: Case) -> None:
+    exported = case.exported
+    found = exported.backend.divergence(
+        exported.artifact, exported.samples[0], tolerance=1e-3, store=exported.store
+    )
+    assert found is None
+
+
 def test_a_file_of_its_own_is_opened(case: Case, artifact: Artifact) -> None:
     backend = case.exported.backend
     opened = backend.open_file(artifact.path)
