@@ -44,8 +44,8 @@ def in_torch(graph: TorchGraph, scheme: Scheme) -> list[Problem]:
     """Operators of a torch model that become ONNX operators which TensorRT's parser does not import; and a
     model in which there is nothing to quantise."""
     if scheme.precision == "int8" and graph.ops and not any(q in o.op for o in graph.ops for q in _QUANTIZED):
-        reason = "the model has no convolution or matrix product with weights, so int8 would change nothing"
-        return [Problem(op="int8", where="", reason=reason, hint="choose another precision")]
+        nothing = "the model has no convolution or matrix product with weights, so int8 would change nothing"
+        return [Problem(op="int8", where="", reason=nothing, hint="choose another precision")]
     if scheme.delegate != "tensorrt":
         return []
     from edgekit.backends.onnx.tensorrt import operators
