@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.backends import runner_io
 from edgekit.backends.executorch import describe, preflight, pte, report
 from edgekit.backends.executorch.session import ExecuTorchSession, intermediate, known_kernels
 from edgekit.backends.executorch.toolchain import require_executorch
 from edgekit.backends.onnx_export import tool_versions
-from edgekit.errors import ConversionError, DeviceError, Unsupported
+from edgekit.errors import ConversionError, Unsupported
 from edgekit.types import (
     Artifact,
     DeviceCommand,
@@ -57,18 +57,8 @@ class ExecuTorchBackend:
     delegates = ("xnnpack",)
 
     def supports(self, profile: DeviceProfile, target: Target, scheme: Scheme) -> Support:
-        reasons = []
-        if target.delegate not in self.delegates:
-            reasons.append(
-                f"the ExecuTorch backend knows the rules of {', '.join(self.delegates)}; "
-                f"delegate {target.delegate!r} is not supported"
-            )
-        if scheme.precision not in target.precisions:
-            reasons.append(
-                f"{profile.id} lists {', '.join(target.precisions)} for {target.runtime}/{target.delegate}, "
-                f"not {scheme.precision}"
-            )
-        elif scheme.precision not in _PRECISIONS:
+        reasons = runner_io.common_refusals("ExecuTorch", self.delegates, profile, target, scheme)
+        if scheme.precision not in _PRECISIONS:
             reasons.append(f"ExecuTorch with XNNPACK has {', '.join(_PRECISIONS)}, not {scheme.precision}")
         if scheme.io == "int8":
             reasons.append("the ExecuTorch backend writes files with float inputs and outputs")
@@ -224,36 +214,22 @@ class ExecuTorchBackend:
     ) -> DeviceCommand:
         files: dict[str, Path] = dict(self.runtime_files(arch, store))
         files["model.pte"] = artifact.path
-        numbers = {"-w": protocol.warmup, "-n": protocol.runs, "-t": protocol.threads}
-        argv = ["et_run", *(part for flag, n in numbers.items() for part in (flag, str(n)))]
-        outputs = [f"out{i}.bin" for i in range(len(artifact.outputs))]
-        for i, value in enumerate(inputs):
-            path = scratch / f"in{i}.bin"
-            path.write_bytes(np.ascontiguousarray(value).tobytes())
-            files[path.name] = path
-            argv += ["-i", path.name]
-        for name in outputs:
-            argv += ["-o", name]
+        pushed, outputs = runner_io.write_inputs(inputs, scratch), runner_io.output_names(artifact.outputs)
+        files |= pushed
+        argv = ["et_run", *runner_io.options(protocol, per_op=per_op)]
+        argv += runner_io.in_and_out(pushed, outputs)
         if per_op:
-            argv += ["-p", "-e", _PROFILE]
-            outputs.append(_PROFILE)
-        return DeviceCommand(argv=(*argv, "model.pte"), files=files, outputs=tuple(outputs))
+            argv += ["-e", _PROFILE]
+            outputs = (*outputs, _PROFILE)
+        return DeviceCommand(argv=(*argv, "model.pte"), files=files, outputs=outputs)
 
     def parse(self, stdout: str, outputs: Mapping[str, bytes] | None = None) -> Mapping[str, Any]:
-        found = report.parse_report(stdout)
+        found = runner_io.last_report(stdout, "ExecuTorch")
         profile = (outputs or {}).get(_PROFILE)
         return found if profile is None else {**found, "ops": report.parse_profile(profile)}
 
     def read_outputs(self, artifact: Artifact, files: Sequence[bytes]) -> list[Array]:
-        arrays = []
-        for i, (raw, spec) in enumerate(zip(files, artifact.outputs, strict=True)):
-            size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-            if len(raw) != size:
-                raise DeviceError(
-                    f"output {i} of the ExecuTorch runner has {len(raw)} bytes instead of {size}"
-                )
-            arrays.append(np.frombuffer(raw, dtype=spec.dtype).reshape(spec.shape))
-        return arrays
+        return runner_io.read_outputs(artifact.outputs, files, "ExecuTorch")
 
 
 def _data(artifact: Artifact) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends import onnx_export
+from edgekit.backends import onnx_export, runner_io
 from edgekit.backends.onnx import coverage, dynamic, fp16, graph, int8, openvino, prepare, refusals, running
 from edgekit.backends.onnx.session import OnnxSession, Reader
 from edgekit.backends.onnx_preflight import unsupported_by_onnx
@@ -60,17 +60,7 @@ class OnnxBackend:
     delegates = ("cpu", "openvino", "tensorrt")
 
     def supports(self, profile: DeviceProfile, target: Target, scheme: Scheme) -> Support:
-        reasons = []
-        if target.delegate not in self.delegates:
-            reasons.append(
-                f"the ONNX backend knows the rules of {', '.join(self.delegates)}; "
-                f"delegate {target.delegate!r} is not supported"
-            )
-        if scheme.precision not in target.precisions:
-            reasons.append(
-                f"{profile.id} lists {', '.join(target.precisions)} for {target.runtime}/{target.delegate}, "
-                f"not {scheme.precision}"
-            )
+        reasons = runner_io.common_refusals("ONNX", self.delegates, profile, target, scheme)
         if scheme.precision not in _TOLERANCES:
             reasons.append(f"the ONNX backend writes {', '.join(_TOLERANCES)}, not {scheme.precision}")
         if scheme.io == "int8":
@@ -298,10 +288,10 @@ class OnnxBackend:
         )
 
     def parse(self, stdout: str, outputs: Mapping[str, bytes] | None = None) -> Mapping[str, Any]:
-        return running.parse(stdout)
+        return runner_io.last_report(stdout, "ONNX")
 
     def read_outputs(self, artifact: Artifact, files: Sequence[bytes]) -> list[Array]:
-        return running.read_outputs(artifact, files)
+        return runner_io.read_outputs(artifact.outputs, files, "ONNX")
 
 
 def _to_onnx(

@@ -1,18 +1,13 @@
-"""Running a file on a device: what to push, the command, and what comes back."""
+"""Running a file on a device: what to push, and the command."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from edgekit.backends import runner_io
 from edgekit.backends.onnx.graph import delegate_of
-from edgekit.errors import DeviceError
 from edgekit.types import Artifact, DeviceCommand, RunProtocol
 
 if TYPE_CHECKING:
@@ -43,45 +38,13 @@ def device_command(
 ) -> DeviceCommand:
     """One measurement of a file by the device's Python: OpenVINO's where the file is for it."""
     on_openvino = delegate_of(artifact) == "openvino"
-    files = {**runtime, "model.onnx": artifact.path}
-    argv = [_OPENVINO_RUNNER if on_openvino else _RUNNER]
-    argv += ["-w", str(protocol.warmup), "-n", str(protocol.runs), "-t", str(protocol.threads)]
-    if per_op:
-        argv.append("-p")
-    for i, value in enumerate(inputs):
-        path = scratch / f"in{i}.bin"
-        path.write_bytes(np.ascontiguousarray(value).tobytes())
-        files[path.name] = path
-        argv += ["-i", path.name]
-    outputs = tuple(f"out{i}.bin" for i in range(len(artifact.outputs)))
-    for name in outputs:
-        argv += ["-o", name]
+    pushed, outputs = runner_io.write_inputs(inputs, scratch), runner_io.output_names(artifact.outputs)
+    files = {**runtime, "model.onnx": artifact.path, **pushed}
+    argv = [_OPENVINO_RUNNER if on_openvino else _RUNNER, *runner_io.options(protocol, per_op=per_op)]
+    argv += runner_io.in_and_out(pushed, outputs)
     return DeviceCommand(
         argv=(*argv, "model.onnx"),
         files=files,
         outputs=outputs,
         python=("openvino" if on_openvino else "onnxruntime", "numpy"),
     )
-
-
-def parse(stdout: str) -> Mapping[str, Any]:
-    """The runner's report, the last line that is one. Raises DeviceError when there is none."""
-    for line in reversed(stdout.splitlines()):
-        report: Any = None
-        if line.startswith("{"):
-            with contextlib.suppress(json.JSONDecodeError):
-                report = json.loads(line)
-        if isinstance(report, dict) and "runs_ms" in report:
-            return report
-    raise DeviceError("the ONNX runner printed no report", hint=f"it printed: {stdout[-200:]!r}")
-
-
-def read_outputs(artifact: Artifact, files: Sequence[bytes]) -> list[Array]:
-    """Output arrays from the files that the runner wrote. Raises DeviceError for a wrong size."""
-    outputs = []
-    for i, (raw, spec) in enumerate(zip(files, artifact.outputs, strict=True)):
-        size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-        if len(raw) != size:
-            raise DeviceError(f"output {i} of the ONNX runner has {len(raw)} bytes instead of {size}")
-        outputs.append(np.frombuffer(raw, dtype=spec.dtype).reshape(spec.shape))
-    return outputs

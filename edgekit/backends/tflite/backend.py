@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from edgekit.backends import onnx_export
+from edgekit.backends import onnx_export, runner_io
 from edgekit.backends.tflite import (
     calibration_choice,
     checking,
@@ -23,7 +18,7 @@ from edgekit.backends.tflite import (
 )
 from edgekit.backends.tflite import signature as signatures
 from edgekit.backends.tflite.session import TFLiteSession
-from edgekit.errors import DeviceError, Unsupported
+from edgekit.errors import Unsupported
 from edgekit.types import (
     Artifact,
     DeviceCommand,
@@ -79,18 +74,8 @@ class TFLiteBackend:
     delegates = tuple(rules.DELEGATES)
 
     def supports(self, profile: DeviceProfile, target: Target, scheme: Scheme) -> Support:
-        reasons = []
-        if target.delegate not in rules.DELEGATES:
-            reasons.append(
-                f"the TFLite backend knows the rules of {', '.join(rules.DELEGATES)}; "
-                f"delegate {target.delegate!r} is not supported yet"
-            )
-        if scheme.precision not in target.precisions:
-            reasons.append(
-                f"{profile.id} lists {', '.join(target.precisions)} for {target.runtime}/{target.delegate}, "
-                f"not {scheme.precision}"
-            )
-        elif target.delegate in _AWAY_FROM_THE_CPU:
+        reasons = runner_io.common_refusals("TFLite", self.delegates, profile, target, scheme)
+        if target.delegate in _AWAY_FROM_THE_CPU and scheme.precision in target.precisions:
             computes_in = checking.COMPUTES_IN[scheme.precision]
             refusal = rules.DELEGATES[target.delegate].refusal_of("CONV_2D", computes_in)
             reasons += [refusal] if refusal is not None else []
@@ -194,47 +179,22 @@ class TFLiteBackend:
     ) -> DeviceCommand:
         files: dict[str, Path] = dict(self.runtime_files(arch, store))
         files["model.tflite"] = artifact.path
-        argv = [
-            "litert_run",
-            "-w",
-            str(protocol.warmup),
-            "-n",
-            str(protocol.runs),
-            "-t",
-            str(protocol.threads),
-        ]
-        if per_op:
-            argv.append("-p")
-        for i, value in enumerate(inputs):
-            path = scratch / f"in{i}.bin"
-            path.write_bytes(np.ascontiguousarray(value).tobytes())
-            files[path.name] = path
+        files |= runner_io.write_inputs(inputs, scratch)
+        argv = ["litert_run", *runner_io.options(protocol, per_op=per_op)]
         graph = flatbuffer.read_graph(artifact.path)
         for i in _places(artifact.inputs, graph, graph.inputs):
             argv += ["-i", f"in{i}.bin"]
         for i in _places(artifact.outputs, graph, graph.outputs):
             argv += ["-o", f"out{i}.bin"]
-        outputs = tuple(f"out{i}.bin" for i in range(len(artifact.outputs)))
+        outputs = runner_io.output_names(artifact.outputs)
         return DeviceCommand(argv=(*argv, "model.tflite"), files=files, outputs=outputs)
 
     def parse(self, stdout: str, outputs: Mapping[str, bytes] | None = None) -> Mapping[str, Any]:
-        for line in reversed(stdout.splitlines()):
-            report: Any = None
-            if line.startswith("{"):
-                with contextlib.suppress(json.JSONDecodeError):
-                    report = json.loads(line)
-            if isinstance(report, dict) and "runs_ms" in report:
-                return {**report, "ops": _operators(report.get("events", ()))}
-        raise DeviceError("the LiteRT runner printed no report", hint=f"it printed: {stdout[-200:]!r}")
+        report = runner_io.last_report(stdout, "LiteRT")
+        return {**report, "ops": _operators(report.get("events", ()))}
 
     def read_outputs(self, artifact: Artifact, files: Sequence[bytes]) -> list[Array]:
-        outputs = []
-        for i, (raw, spec) in enumerate(zip(files, artifact.outputs, strict=True)):
-            size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-            if len(raw) != size:
-                raise DeviceError(f"output {i} of the LiteRT runner has {len(raw)} bytes instead of {size}")
-            outputs.append(np.frombuffer(raw, dtype=spec.dtype).reshape(spec.shape))
-        return outputs
+        return runner_io.read_outputs(artifact.outputs, files, "LiteRT")
 
 
 def _operators(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

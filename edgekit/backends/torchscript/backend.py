@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import edgekit.native
+from edgekit.backends import runner_io
 from edgekit.backends.torchscript import archive, filegraph, preflight, units, writing
 from edgekit.backends.torchscript.quantize import ENGINE, qnnpack
 from edgekit.backends.torchscript.session import TorchScriptSession, zeros
-from edgekit.errors import DeviceError, EdgekitError, UserError
+from edgekit.errors import EdgekitError, UserError
 from edgekit.store import digest_file
 from edgekit.types import (
     Artifact,
@@ -60,17 +58,7 @@ class TorchScriptBackend:
     delegates = ("qnnpack",)
 
     def supports(self, profile: DeviceProfile, target: Target, scheme: Scheme) -> Support:
-        reasons = []
-        if target.delegate not in self.delegates:
-            reasons.append(
-                f"the TorchScript backend knows {', '.join(self.delegates)}; "
-                f"delegate {target.delegate!r} is not supported"
-            )
-        if scheme.precision not in target.precisions:
-            reasons.append(
-                f"{profile.id} lists {', '.join(target.precisions)} for {target.runtime}/{target.delegate}, "
-                f"not {scheme.precision}"
-            )
+        reasons = runner_io.common_refusals("TorchScript", self.delegates, profile, target, scheme)
         if scheme.io == "int8":
             reasons.append("TorchScript files take and give float32; they have no int8 inputs and outputs")
         return Support(ok=not reasons, reasons=tuple(reasons))
@@ -214,18 +202,10 @@ class TorchScriptBackend:
         store: Store,
         scratch: Path,
     ) -> DeviceCommand:
-        files: dict[str, Path] = {**self.runtime_files(arch, store), "model.pt": artifact.path}
-        argv = [_RUNNER, "-w", str(protocol.warmup), "-n", str(protocol.runs), "-t", str(protocol.threads)]
-        if per_op:
-            argv.append("-p")
-        for i, value in enumerate(inputs):
-            path = scratch / f"in{i}.bin"
-            path.write_bytes(np.ascontiguousarray(value).tobytes())
-            files[path.name] = path
-            argv += ["-i", path.name]
-        outputs = tuple(f"out{i}.bin" for i in range(len(artifact.outputs)))
-        for name in outputs:
-            argv += ["-o", name]
+        pushed, outputs = runner_io.write_inputs(inputs, scratch), runner_io.output_names(artifact.outputs)
+        files = {**self.runtime_files(arch, store), "model.pt": artifact.path, **pushed}
+        argv = [_RUNNER, *runner_io.options(protocol, per_op=per_op)]
+        argv += runner_io.in_and_out(pushed, outputs)
         return DeviceCommand(
             argv=(*argv, "model.pt"),
             files=files,
@@ -234,23 +214,10 @@ class TorchScriptBackend:
         )
 
     def parse(self, stdout: str, outputs: Mapping[str, bytes] | None = None) -> Mapping[str, Any]:
-        for line in reversed(stdout.splitlines()):
-            report: Any = None
-            if line.startswith("{"):
-                with contextlib.suppress(json.JSONDecodeError):
-                    report = json.loads(line)
-            if isinstance(report, dict) and "runs_ms" in report:
-                return report
-        raise DeviceError("the torch runner printed no report", hint=f"it printed: {stdout[-200:]!r}")
+        return runner_io.last_report(stdout, "torch")
 
     def read_outputs(self, artifact: Artifact, files: Sequence[bytes]) -> list[Array]:
-        found = []
-        for i, (raw, spec) in enumerate(zip(files, artifact.outputs, strict=True)):
-            size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-            if len(raw) != size:
-                raise DeviceError(f"output {i} of the torch runner has {len(raw)} bytes instead of {size}")
-            found.append(np.frombuffer(raw, dtype=spec.dtype).reshape(spec.shape))
-        return found
+        return runner_io.read_outputs(artifact.outputs, files, "torch")
 
 
 def _runner() -> Path:
