@@ -86,7 +86,9 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             help="precision of the file; auto lets the planner choose",
         ),
         "quantize.calibration": Setting(
-            parse=_choice("auto", "minmax", "mse"), default="auto", help="range method; auto measures both"
+            parse=_choice("auto", "all", "minmax", "moving_average", "percentile", "mse", "entropy"),
+            default="auto",
+            help="how activation ranges are chosen; auto measures minmax and mse, all measures every one",
         ),
         "quantize.per_channel": Setting(
             parse=_flag, default=True, help="one weight scale per output channel"

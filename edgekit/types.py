@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "fp16", "dynamic", "int16x8", "int8"]
 """Of a whole file: "dynamic" is int8 weights with float activations, "int16x8" int16 activations with
 int8 weights, "int8" both in int8; "fp16" halves the weights, and the arithmetic where a delegate can."""
+Calibration = Literal["auto", "all", "minmax", "moving_average", "percentile", "mse", "entropy"]
+"""How activation ranges are chosen: "auto" measures two methods, "all" every one, and keeps the best."""
 Task = Literal["classification", "generic"]
 MeasurementSource = Literal["device", "emulator", "host", "estimate"]
 Comparison = Literal[">=", "<="]
@@ -84,7 +86,7 @@ class Scheme:
     """How to write a file: one precision for all units, exceptions by unit name, and calibration."""
 
     precision: Precision = "float32"
-    calibration: Literal["auto", "minmax", "mse"] = "auto"
+    calibration: Calibration = "auto"
     per_channel: bool = True
     io: Literal["float", "int8"] = "float"
     keep_nchw: bool = False

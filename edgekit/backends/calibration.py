@@ -40,6 +40,14 @@ class Observed:
     hi: float
     edges: tuple[float, float]
     counts: Array
+    sums: tuple[float, float]
+    """Sums over the samples of each one's smallest and largest value."""
+    samples: int
+
+    @property
+    def average(self) -> tuple[float, float]:
+        """Mean of the samples' own extremes."""
+        return self.sums[0] / self.samples, self.sums[1] / self.samples
 
 
 def observe(
@@ -54,12 +62,14 @@ def observe(
     extremes = [_extremes(read, samples, progress) for samples in groups]
     names = {n: None for e in extremes for n in e}
     edges = {
-        n: (min(e[n][0] for e in extremes if n in e), max(e[n][1] for e in extremes if n in e)) for n in names
+        n: (min(e[n].lo for e in extremes if n in e), max(e[n].hi for e in extremes if n in e)) for n in names
     }
     found = []
     for samples, extreme in zip(groups, extremes, strict=True):
         counts = _histograms(read, samples, {n: edges[n] for n in extreme}, progress)
-        found.append({n: Observed(lo, hi, edges[n], counts[n]) for n, (lo, hi) in extreme.items()})
+        found.append(
+            {n: Observed(e.lo, e.hi, edges[n], counts[n], e.sums, e.samples) for n, e in extreme.items()}
+        )
     return found
 
 
@@ -69,8 +79,25 @@ def merge(parts: Sequence[dict[str, Observed]]) -> dict[str, Observed]:
     for name in {n: None for part in parts for n in part}:
         seen = [part[name] for part in parts if name in part]
         counts = np.sum([o.counts for o in seen], axis=0)
-        merged[name] = Observed(min(o.lo for o in seen), max(o.hi for o in seen), seen[0].edges, counts)
+        sums = (sum(o.sums[0] for o in seen), sum(o.sums[1] for o in seen))
+        lo, hi = min(o.lo for o in seen), max(o.hi for o in seen)
+        merged[name] = Observed(lo, hi, seen[0].edges, counts, sums, sum(o.samples for o in seen))
     return merged
+
+
+@dataclass
+class _Extremes:
+    """Extremes of one tensor over the samples so far, and the sums of each sample's own."""
+
+    lo: float
+    hi: float
+    sums: tuple[float, float]
+    samples: int = 1
+
+    def add(self, lo: float, hi: float) -> None:
+        self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
+        self.sums = (self.sums[0] + lo, self.sums[1] + hi)
+        self.samples += 1
 
 
 class _Progress:
@@ -82,11 +109,9 @@ class _Progress:
         self._emit(Event(kind="progress", step="quantize", data={"done": self._done, "total": self._total}))
 
 
-def _extremes(
-    read: Read, samples: Sequence[Sequence[Array]], progress: _Progress
-) -> dict[str, tuple[float, float]]:
+def _extremes(read: Read, samples: Sequence[Sequence[Array]], progress: _Progress) -> dict[str, _Extremes]:
     """Smallest and largest value of each tensor."""
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, _Extremes] = {}
     for n, sample in enumerate(samples):
         for name, value in read(sample):
             if not value.size:
@@ -97,8 +122,10 @@ def _extremes(
                     f"calibration sample {n} makes {name!r} infinite or NaN",
                     hint="look at this sample and at the model's weights",
                 )
-            before = found.get(name, (low, high))
-            found[name] = (min(before[0], low), max(before[1], high))
+            if name in found:
+                found[name].add(low, high)
+            else:
+                found[name] = _Extremes(low, high, (low, high))
         progress.step()
     return found
 
@@ -145,11 +172,11 @@ def mse_range(o: Observed, *, steps: int = 64, levels: int = LEVELS) -> tuple[fl
     lo, hi = min(o.lo, 0.0), max(o.hi, 0.0)
     if o.hi <= o.lo or o.counts.sum() == 0:
         return o.lo, o.hi
-    centres = _centres(o)
+    values = centres(o)
     highs = np.linspace(hi / steps, hi, steps) if hi > 0 else np.zeros(1)
     lows = np.linspace(lo / steps, lo, steps) if lo < 0 else np.zeros(1)
-    clip_high = _clip_cost(centres, o.counts, highs) if hi > 0 else np.zeros(1)
-    clip_low = _clip_cost(-centres, o.counts, -lows) if lo < 0 else np.zeros(1)
+    clip_high = _clip_cost(values, o.counts, highs) if hi > 0 else np.zeros(1)
+    clip_low = _clip_cost(-values, o.counts, -lows) if lo < 0 else np.zeros(1)
     width = highs[None, :] - lows[:, None]
     rounding = o.counts.sum() * (width / (levels - 1)) ** 2 / 12
     cost = rounding + clip_high[None, :] + clip_low[:, None]
@@ -164,12 +191,13 @@ def symmetric_mse_range(o: Observed, *, steps: int = 128, levels: int = LEVELS) 
         return -top, top
     limits = np.linspace(top / steps, top, steps)
     rounding = o.counts.sum() * (2 * limits / (levels - 2)) ** 2 / 12
-    cost = rounding + _clip_cost(np.abs(_centres(o)), o.counts, limits)
+    cost = rounding + _clip_cost(np.abs(centres(o)), o.counts, limits)
     best = float(limits[int(np.argmin(cost))])
     return -best, best
 
 
-def _centres(o: Observed) -> Array:
+def centres(o: Observed) -> Array:
+    """Values in the middle of each bin of the histogram."""
     return np.asarray(o.edges[0] + (np.arange(BINS) + 0.5) * (o.edges[1] - o.edges[0]) / BINS)
 
 

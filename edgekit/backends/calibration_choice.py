@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.backends import calibration
+from edgekit.backends.calibration_methods import Method
 from edgekit.errors import DataError
 from edgekit.types import Artifact, Emit, Event
 
@@ -27,7 +28,6 @@ HOLD_BACK = 0.2
 MIN_SAMPLES = 2
 
 Samples = Sequence[Sequence["Array"]]
-Method = Callable[[Mapping[str, calibration.Observed]], calibration.Ranges]
 Tried = tuple[float, float, str, Artifact]
 """Agreement in percent (0 where it means nothing), SQNR in dB, method, file."""
 

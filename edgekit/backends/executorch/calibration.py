@@ -16,6 +16,7 @@ import torch
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from edgekit.backends import calibration, calibration_choice
+from edgekit.backends.calibration_methods import methods_of
 from edgekit.backends.executorch.correction import correct_biases
 from edgekit.backends.executorch.observers import (
     ActivationObserver,
@@ -39,11 +40,6 @@ _CORRECTION_SAMPLES = 32
 CORRECTED = "+bias"
 """Behind a candidate's name: with bias correction."""
 
-METHODS: Mapping[str, calibration_choice.Method] = {
-    "minmax": calibration.minmax_ranges,
-    "mse": calibration.mse_ranges,
-}
-
 LAYERS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear")
 
 
@@ -65,7 +61,7 @@ def quantize_static(
     refit: bool,
     emit: Emit,
 ) -> Calibrated:
-    """The program's graph in int8 but for the units in ``keep``. ``method``: "auto", "minmax" or "mse".
+    """The program's graph in int8 but for the units in ``keep``. ``method``: a scheme's calibration.
 
     Raises DataError for too few samples and for values that are not finite.
     """
@@ -82,7 +78,7 @@ def quantize_static(
         )
         work = _Work(graph, emit)
         work.watch(groups)
-        names = list(METHODS) if method == "auto" else [method]
+        names = list(methods_of(method))
         tried = work.compare(names, fit, held)
         _, _, chosen, _ = calibration_choice.choose(tried, len(held))
         refitted = refit and len(groups) > 1
@@ -173,7 +169,7 @@ class _Work:
             _biases(self.graph)[key].data.copy_(bias)
         method = name.removesuffix(CORRECTED)
         seen = calibration.merge([self._seen(g) for g in groups])
-        chosen = METHODS[method](seen)
+        chosen = methods_of(method)[method](seen)
         for key, observer in self._activations.items():
             if key in seen:
                 # The outputs keep their true range: a clipped logit ties with its rival.

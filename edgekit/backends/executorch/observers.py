@@ -40,6 +40,7 @@ class ActivationObserver(UniformQuantizationObserverBase):  # type: ignore[misc]
         self.group = 0
         self.range = (0.0, 0.0)
         self._extremes: dict[int, tuple[float, float]] = {}
+        self._sums: dict[int, tuple[float, float, int]] = {}
         self._counts: dict[int, torch.Tensor] = {}
         self._width = 0.0
 
@@ -62,6 +63,8 @@ class ActivationObserver(UniformQuantizationObserverBase):  # type: ignore[misc]
             )
         before = self._extremes.get(self.group, (low, high))
         self._extremes[self.group] = (min(before[0], low), max(before[1], high))
+        lows, highs, samples = self._sums.get(self.group, (0.0, 0.0, 0))
+        self._sums[self.group] = (lows + low, highs + high, samples + 1)
         top = max(-low, high)
         if top == 0.0:
             return
@@ -92,7 +95,8 @@ class ActivationObserver(UniformQuantizationObserverBase):  # type: ignore[misc]
         counts = self._counts.get(group)
         low, high = self._extremes[group]
         values = np.zeros(BINS) if counts is None else counts.numpy()
-        return Observed(low, high, (-half, half), values)
+        lows, highs, samples = self._sums[group]
+        return Observed(low, high, (-half, half), values, (lows, highs), samples)
 
     def parameters_of_range(self) -> tuple[float, int]:
         """Scale and zero point of ``range``, which is widened to hold zero."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.backends import calibration, calibration_choice
+from edgekit.backends.calibration_methods import Method, methods_of
 from edgekit.backends.onnx import bias, equalize, quantize
 from edgekit.backends.onnx.graph import Graph, graph_of
 from edgekit.backends.onnx.placement import Placement
@@ -75,12 +76,8 @@ class _Form:
         wanted = dict.fromkeys([*placement.activations, *(w.input for w in placement.weighted)])
         read = Reader(self.artifact, [t for t in wanted if t not in self.graph.constants], self.graph)
 
-        def mse(observed: Mapping[str, calibration.Observed]) -> calibration.Ranges:
-            joined = quantize.joined(observed, placement)
-            return calibration.mse_ranges(joined, symmetric=not rules.unsigned)
-
-        def minmax(observed: Mapping[str, calibration.Observed]) -> calibration.Ranges:
-            return calibration.minmax_ranges(quantize.joined(observed, placement))
+        def joining(method: Method) -> Method:
+            return lambda observed: method(quantize.joined(observed, placement))
 
         def write(ranges: calibration.Ranges) -> Artifact:
             deltas = bias.corrections(self.graph, placement, ranges, rules, read, self.seen)
@@ -89,13 +86,11 @@ class _Form:
             proto = quantize.quantized(source, placement, ranges, rules, float_weights=float_weights)
             return self.store(proto, {"corrected_biases": len(deltas), **self.meta})
 
-        methods: dict[str, calibration_choice.Method] = {"minmax": minmax, "mse": mse}
-        if self.scheme.calibration != "auto":
-            methods = {self.scheme.calibration: methods[self.scheme.calibration]}
+        methods = methods_of(self.scheme.calibration, symmetric=not rules.unsigned)
         return calibration_choice.quantize_best(
             self.artifact,
             samples,
-            methods,
+            {name: joining(method) for name, method in methods.items()},
             read=read,
             write=write,
             run=_outputs,

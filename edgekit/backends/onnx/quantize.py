@@ -96,7 +96,9 @@ def _sum(seen: list[Observed]) -> Observed:
         centres = o.edges[0] + (np.arange(bins) + 0.5) * (o.edges[1] - o.edges[0]) / bins
         place_in = np.clip((centres - lo) * bins / max(hi - lo, 1e-30), 0, bins - 1).astype(np.int64)
         np.add.at(counts, place_in, o.counts)
-    return Observed(min(o.lo for o in seen), max(o.hi for o in seen), (lo, hi), counts)
+    # One range has to serve all of them: the average extremes of the widest.
+    wide = (min(o.average[0] for o in seen), max(o.average[1] for o in seen))
+    return Observed(min(o.lo for o in seen), max(o.hi for o in seen), (lo, hi), counts, wide, 1)
 
 
 def quantized(

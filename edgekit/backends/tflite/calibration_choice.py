@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.backends import calibration
-from edgekit.backends.calibration_choice import Method, Samples, quantize_best
+from edgekit.backends.calibration_choice import Samples, quantize_best
+from edgekit.backends.calibration_methods import Method, methods_of
 from edgekit.backends.tflite import calibrate, condition, flatbuffer
 from edgekit.backends.tflite.quantize import STATIC_BITS, quantize_file, static_precisions
 from edgekit.backends.tflite.session import TFLiteSession
+from edgekit.errors import Unsupported
 from edgekit.types import Artifact, Emit, Scheme
 
 if TYPE_CHECKING:
@@ -57,11 +59,14 @@ def methods(scheme: Scheme, outputs: Sequence[str]) -> dict[str, Method]:
     """
     if min(STATIC_BITS[p] for p in static_precisions(scheme)) > 8:
         wide: dict[str, Method] = {"minmax": _roomy_ranges, "mse": partial(_mse_ranges, levels=1 << 16)}
-        name = "minmax" if scheme.calibration == "auto" else scheme.calibration
+        name = "minmax" if scheme.calibration in ("auto", "all") else scheme.calibration
+        if name not in wide:
+            raise Unsupported(
+                f"calibration by {name} clips, which 16-bit activations gain nothing from",
+                hint="use quantize.calibration=auto",
+            )
         return {name: wide[name]}
-    known: dict[str, Method] = {"minmax": calibration.minmax_ranges, "mse": calibration.mse_ranges}
-    names = list(known) if scheme.calibration == "auto" else [scheme.calibration]
-    return {name: _with_true_outputs(known[name], outputs) for name in names}
+    return {name: _with_true_outputs(m, outputs) for name, m in methods_of(scheme.calibration).items()}
 
 
 ROOM = 2.0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.backends import calibration, calibration_choice
+from edgekit.backends.calibration_methods import Method, methods_of
 from edgekit.backends.torchscript import archive, filegraph, lift, quantize, units
 from edgekit.backends.torchscript.session import TorchScriptSession, tensors, zeros
 from edgekit.errors import ConversionError, Unsupported, UserError
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
 _PARITY = 1e-4
 _DTYPES = ("float32", "int64", "int32", "bool", "uint8", "int8")
-_METHODS: Mapping[str, calibration_choice.Method] = {
-    "minmax": calibration.minmax_ranges,
-    "mse": calibration.mse_ranges,
-}
 
 
 def export(
@@ -113,7 +110,7 @@ def quantized(
     extremes: dict[str, tuple[float, float]] = {}
     if scheme.precision == "dynamic":
         return write({})
-    methods = _METHODS if scheme.calibration == "auto" else {scheme.calibration: _METHODS[scheme.calibration]}
+    methods = methods_of(scheme.calibration)
     source.watched = quantize.observed_values(lifted, source.inputs, scheme)
     noting = {name: _noting(method, extremes) for name, method in methods.items()}
     return calibration_choice.quantize_best(
@@ -121,9 +118,7 @@ def quantized(
     )
 
 
-def _noting(
-    method: calibration_choice.Method, extremes: dict[str, tuple[float, float]]
-) -> calibration_choice.Method:
+def _noting(method: Method, extremes: dict[str, tuple[float, float]]) -> Method:
     """The method, which also notes the true extremes of each value."""
 
     def ranges(observed: Mapping[str, calibration.Observed]) -> calibration.Ranges:

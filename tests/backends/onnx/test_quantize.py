@@ -164,7 +164,7 @@ def test_before_tensorrt_10_weights_stay_float_with_a_pair_of_their_own(
 def test_grouped_tensors_are_seen_as_one() -> None:
     counts = np.zeros(2048, dtype=np.int64)
     counts[1024] = 5
-    narrow, wide = Observed(-1, 1, (-1, 1), counts), Observed(-4, 2, (-4, 2), counts)
+    narrow, wide = Observed(-1, 1, (-1, 1), counts, (-1, 1), 1), Observed(-4, 2, (-4, 2), counts, (-4, 2), 1)
     made = placement.Placement(activations=dict.fromkeys("abc"), groups=[("a", "b"), ("b", "c", "gone")])
     joined = quantize.joined({"a": narrow, "b": wide, "c": narrow}, made)
     assert joined["a"] == joined["b"] == joined["c"]

@@ -107,7 +107,7 @@ def observed(values: np.ndarray) -> Observed:
     weights = np.where(values != 0, COMMON, 0)
     weights[-1] = 1
     counts, _ = np.histogram(values, bins=BINS, range=edges, weights=weights)
-    return Observed(*edges, edges, counts.astype(np.int64))
+    return Observed(*edges, edges, counts.astype(np.int64), edges, 1)
 
 
 def error(values: np.ndarray, low: float, high: float) -> float:
@@ -158,9 +158,16 @@ def test_clipping_cuts_a_rare_outlier(name: str) -> None:
     assert error(values, low, high) < 0.5 * error(values, values.min(), values.max())
 
 
+def constant(value: float) -> Observed:
+    return Observed(value, value, (value, value), np.zeros(BINS, dtype=np.int64), (value, value), 1)
+
+
 def test_constant_tensors_keep_their_range() -> None:
-    assert mse_range(Observed(2.0, 2.0, (2.0, 2.0), np.zeros(BINS, dtype=np.int64))) == (2.0, 2.0)
-    ranges = mse_ranges({"zeros": Observed(0.0, 0.0, (0.0, 0.0), np.zeros(BINS, dtype=np.int64))})
+    assert mse_range(constant(2.0)) == (
+        2.0,
+        2.0,
+    )
+    ranges = mse_ranges({"zeros": constant(0.0)})
     assert ranges == {"zeros": (0.0, 0.0)}
 
 
