@@ -10,6 +10,9 @@ from typing import Any
 
 from edgekit.errors import UserError
 
+RUNGS = ("calibration", "equalization", "mixed", "wider")
+"""The ladder that the accuracy budget climbs, in order."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -51,6 +54,16 @@ def _flag(text: str) -> bool:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(n.strip() for n in text.split(",") if n.strip())
+
+
+def _rungs(text: str) -> tuple[str, ...]:
+    if text == "none":
+        return ()
+    names = _names(text)
+    unknown = [n for n in names if n not in RUNGS]
+    if unknown or not names:
+        raise ValueError(f"must be none, or some of {', '.join(RUNGS)}")
+    return tuple(r for r in RUNGS if r in names)
 
 
 def _auto(inner: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -97,6 +110,19 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             parse=_auto(_choice("float", "int8")),
             default=None,
             help="type of the file's inputs and outputs; auto is float, and int8 for NNAPI",
+        ),
+        "search.rungs": Setting(
+            parse=_rungs,
+            default=RUNGS,
+            help="what may be tried when int8 breaks a gate, comma separated; none switches the search off",
+        ),
+        "search.evaluations": Setting(
+            parse=_number(1, 1000, int), default=12, help="most files that are measured on all samples"
+        ),
+        "search.rankings": Setting(
+            parse=_number(2, 10_000, int),
+            default=24,
+            help="most files that are made to rank layers by what int8 costs them",
         ),
         "calib.samples": Setting(
             parse=_number(1, 100_000, int), default=200, help="most calibration samples"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -97,13 +98,15 @@ def build(
     for text in dict.fromkeys([*(w for p in plans for w in p.warnings), *inputs.warnings]):
         listener(Event(kind="warning", step="plan", message=text))
     links = [_open(plan, inputs, request, runner) for plan in plans]
+    minutes = request.time_budget_minutes
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
     compressed = Compressed(inputs, runner, plans[0])
     finished: list[tuple[Candidate, Sequence[str], Runner]] = []
     failed: list[Failed] = []
     for plan, (link, missing) in zip(plans, links, strict=True):
         own = runner.labelled(plan.target if len(plans) > 1 else "")
         try:
-            finished.append((lower(inputs, own, plan, compressed, link), missing, own))
+            finished.append((lower(inputs, own, plan, compressed, link, deadline), missing, own))
         except (EdgekitError, OSError) as exc:
             if len(plans) == 1 or not _is_of_the_target(exc):
                 raise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.backends import Backend, get_backend
 from edgekit.build.compression import Compressed
+from edgekit.build.forms import equalized_source
 from edgekit.build.inputs import Inputs
 from edgekit.build.lowering import Lowering, check_finite
 from edgekit.build.measuring import measure
@@ -15,6 +17,8 @@ from edgekit.build.reporting import Made
 from edgekit.build.runner import Runner
 from edgekit.devices.base import Link
 from edgekit.errors import EdgekitError, StepFailed
+from edgekit.plan.gates import gates_for
+from edgekit.tune import Trial
 from edgekit.types import Artifact, Event, Gate, Measurement, Plan, Scheme
 
 if TYPE_CHECKING:
@@ -60,8 +64,18 @@ class Candidate:
         return "gate_failed" if self.failed_gates else "ok"
 
 
-def lower(inputs: Inputs, runner: Runner, plan: Plan, compressed: Compressed, link: Link | None) -> Candidate:
-    """Convert, quantise, verify and measure for one plan. ``link`` None measures nothing."""
+def lower(
+    inputs: Inputs,
+    runner: Runner,
+    plan: Plan,
+    compressed: Compressed,
+    link: Link | None,
+    deadline: float | None = None,
+) -> Candidate:
+    """Convert, quantise, verify and measure for one plan. ``link`` None measures nothing.
+
+    ``deadline``: when a search that the plan allows has to end, on the clock of ``time.monotonic``.
+    """
     backend = get_backend(plan.backend)
     target = next(t for t in inputs.profile.targets if f"{t.runtime}/{t.delegate}" == plan.target)
     lowering = Lowering(inputs, runner, plan, backend)
@@ -84,10 +98,18 @@ def lower(inputs: Inputs, runner: Runner, plan: Plan, compressed: Compressed, li
     if compressed.changed:
         changed = lowering.source_outputs("compressed outputs", final_source, compressed.sha256)
         float_file, parity = lowering.convert("convert compressed", final_source, compressed.sha256, changed)
-    final, quantized = lowering.quantize(float_file, plan.scheme)
-    verified = lowering.verify(float_file, final, target)
-    outputs, float_outputs = (runner.get_arrays(verified[k]) for k in ("outputs", "float_outputs"))
-    lowering.check_parity_on_all(changed, float_outputs)
+
+    def equalized() -> Artifact | None:
+        made = equalized_source(inputs, runner, compressed)
+        if made is None:
+            return None
+        return lowering.convert("convert equalized", made.module, made.sha256, changed)[0]
+
+    found = _in_scheme(lowering, float_file, plan.scheme, target)
+    lowering.check_parity_on_all(changed, found.float_outputs)
+    forms = {} if inputs.model.module is None else {"equalized": equalized}
+    found = _searched(lowering, found, original, target, deadline, forms)
+    final, verified, outputs = found.file, found.verified, found.outputs
     companions, warnings = _companions(lowering, float_file, plan.companions, original)
 
     measurements: list[Measurement] = []
@@ -102,49 +124,114 @@ def lower(inputs: Inputs, runner: Runner, plan: Plan, compressed: Compressed, li
         plan=plan,
         compressed=compressed,
         baseline=baseline_file,
-        float_file=float_file,
+        float_file=found.float_file,
         final=final,
         parity=parity,
         original=original,
         changed=changed,
-        float_outputs=float_outputs,
+        float_outputs=found.float_outputs,
         outputs=outputs,
         verified=verified,
-        calibration=quantized.get("calibration"),
+        calibration=found.meta.get("calibration"),
         samples_from=lowering.samples_from,
         scores=lowering.scores(original, outputs),
         measurements=measurements,
         equal=equal,
+        scheme=found.scheme,
+        final_stage=found.stage,
+        search=found.search,
     )
+    gates = gates_for(plan.gates, found.scheme, verified["units"])
     return Candidate(
         plan=plan,
         target=target,
         backend=backend,
         lowering=lowering,
         made=made,
-        gates=tuple(replace(g, measured=made.gate_value(g.name)) for g in plan.gates),
+        gates=tuple(replace(g, measured=made.gate_value(g.name)) for g in gates),
         companions=companions,
         golden=tuple(_golden(runner, lowering, final, verified)),
         warnings=(
             *warnings,
             *verified["complaints"],
-            *_dead_channel_warning(quantized),
+            *_dead_channel_warning(found.meta),
             *_more_instructions(measurements),
         ),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A file of one scheme and what verification says of it."""
+
+    float_file: Artifact
+    file: Artifact
+    scheme: Scheme
+    meta: Mapping[str, Any]
+    verified: Mapping[str, Any]
+    outputs: Sequence[Array]
+    float_outputs: Sequence[Array]
+    stage: str
+    search: Mapping[str, Any] | None = None
+
+
+def _in_scheme(
+    lowering: Lowering, float_file: Artifact, scheme: Scheme, target: Target, suffix: str = ""
+) -> _Found:
+    stage = f"quantize{suffix}"
+    file, meta = lowering.quantize(float_file, scheme, stage)
+    verified = lowering.verify(float_file, file, target, scheme, f"verify{suffix}")
+    return _Found(
+        float_file=float_file,
+        file=file,
+        scheme=scheme,
+        meta=meta,
+        verified=verified,
+        outputs=lowering.runner.get_arrays(verified["outputs"]),
+        float_outputs=lowering.runner.get_arrays(verified["float_outputs"]),
+        stage=stage,
+    )
+
+
+def _searched(
+    lowering: Lowering,
+    found: _Found,
+    original: Sequence[Array],
+    target: Target,
+    deadline: float | None,
+    forms: Mapping[str, Callable[[], Artifact | None]],
+) -> _Found:
+    """The planned file, or what the search found where that one breaks a gate."""
+    from edgekit.build.search import BudgetSearch, search_rows
+
+    plan = lowering.plan
+    step = plan.step("search")
+    if step is None:
+        return found
+    search = BudgetSearch(lowering, step, plan.gates, original, target, found.float_file, forms)
+    start = search.point(Trial(rung="int8", scheme=plan.scheme, note="as planned"), found.file, found.outputs)
+    if start.passed:
+        return found
+    began = time.monotonic()
+    outcome = search.run(start, deadline)
+    rows = search_rows(outcome, plan.gates, time.monotonic() - began)
+    chosen = outcome.chosen.trial
+    if outcome.chosen is not start:
+        found = _in_scheme(lowering, search.float_file(chosen.form), chosen.scheme, target, " chosen")
+    return replace(found, search=rows)
 
 
 def _companions(
     lowering: Lowering, float_file: Artifact, schemes: Sequence[Scheme], original: Sequence[Array]
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """The further files of the bundle; one that cannot be made is a warning."""
-    from edgekit.build.reporting import worst_sqnr
+    from edgekit.build.scores import worst_sqnr
 
     made: list[Companion] = []
     warnings: list[str] = []
     for scheme in schemes:
         try:
-            artifact, outputs = lowering.companion(float_file, scheme)
+            artifact, outputs = lowering.companion(float_file, scheme, scheme.precision)
         except EdgekitError as exc:
             warnings.append(f"the {scheme.precision} file was left out of the bundle: {exc}")
             continue

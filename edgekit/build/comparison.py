@@ -8,7 +8,7 @@ from typing import Any
 
 from edgekit.build.candidate import Candidate
 from edgekit.build.choice import Choice
-from edgekit.build.reporting import worst_sqnr
+from edgekit.build.scores import worst_sqnr
 from edgekit.types import Plan
 
 _TARGET = "target "
@@ -45,7 +45,7 @@ def _built(candidate: Candidate, choice: Choice, *, chosen: bool) -> dict[str, A
     figures = {m.metric: m.median for m in made.measurements if m.subject == "final"}
     return {
         "target": plan.target,
-        "precision": plan.scheme.precision,
+        "precision": made.scheme.precision,
         "status": candidate.status,
         "chosen": chosen,
         "reason": reason,

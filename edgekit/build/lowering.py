@@ -179,7 +179,7 @@ class Lowering:
         )
 
     def quantize(
-        self, artifact: Artifact, scheme: Scheme, name: str = "quantize"
+        self, artifact: Artifact, scheme: Scheme, label: str = "quantize"
     ) -> tuple[Artifact, Mapping[str, Any]]:
         """The file in the precision of ``scheme``, and its meta."""
         if scheme.precision == "float32":
@@ -206,11 +206,13 @@ class Lowering:
             "calib": calib.sha256 if calib is not None and scheme.precision in CALIBRATED else None,
             "tools": self.backend.tools(),
         }
-        result = self.runner.run(name, key, work)
+        result = self.runner.run("quantize", key, work, label=label)
         made = artifact_from_json(result["artifact"], self.runner.store)
         return made, made.meta
 
-    def verify(self, float_file: Artifact, final: Artifact, target: Any) -> Mapping[str, Any]:
+    def verify(
+        self, float_file: Artifact, final: Artifact, target: Any, scheme: Scheme, label: str = "verify"
+    ) -> Mapping[str, Any]:
         """Outputs of both files on all verification samples, per-unit SQNR, coverage, golden samples."""
 
         def work() -> dict[str, Any]:
@@ -230,7 +232,7 @@ class Lowering:
                 )
             outputs_sha = self.runner.put_arrays(outputs)
             float_sha = self.runner.put_arrays(float_outputs)
-            facts, complaints = self.backend.check(final, self.plan.scheme)
+            facts, complaints = self.backend.check(final, scheme)
             coverage = [asdict(c) for c in self.backend.coverage(final, target)]
             return {
                 "objects": [outputs_sha, float_sha],
@@ -247,14 +249,14 @@ class Lowering:
             "final": final.sha256,
             "samples": self._samples_digest,
             "backend": self.backend.name,
-            "scheme": self.plan.scheme,
+            "scheme": scheme,
             "tools": self.backend.tools(),
         }
-        return self.runner.run("verify", key, work)
+        return self.runner.run("verify", key, work, label=label)
 
-    def companion(self, float_file: Artifact, scheme: Scheme) -> tuple[Artifact, list[Array]]:
+    def companion(self, float_file: Artifact, scheme: Scheme, label: str) -> tuple[Artifact, list[Array]]:
         """A further file of the model and its outputs on all verification samples."""
-        made, _ = self.quantize(float_file, scheme, f"quantize {scheme.precision}")
+        made, _ = self.quantize(float_file, scheme, f"quantize {label}")
 
         def work() -> dict[str, Any]:
             outputs = reference.run_session(self.backend.session(made), self.samples)
@@ -268,7 +270,7 @@ class Lowering:
             "samples": self._samples_digest,
             "tools": self.backend.tools(),
         }
-        result = self.runner.run(f"verify {scheme.precision}", key, work)
+        result = self.runner.run("outputs", key, work, label=f"verify {label}")
         return made, self.runner.get_arrays(str(result["outputs"]))
 
     def _units(self, float_file: Artifact, final: Artifact) -> list[dict[str, Any]]:

@@ -10,17 +10,15 @@ import edgekit
 from edgekit.build.compression import Compressed
 from edgekit.build.inputs import Inputs
 from edgekit.build.runner import Outcome
+from edgekit.build.scores import worst_sqnr
 from edgekit.store import digest_json
-from edgekit.types import Artifact, Gate, Measurement, Plan, to_json
+from edgekit.types import Artifact, Gate, Measurement, Plan, Scheme, to_json
 from edgekit.verify.numerics import Closeness, closeness
 
 if TYPE_CHECKING:
     from edgekit.types import Array
 
 SCHEMA_VERSION = 1
-
-_EQUAL_DB = 200.0
-"""Stands for the infinite SQNR of equal outputs, which JSON cannot hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +42,10 @@ class Made:
     scores: Mapping[str, Any]
     measurements: Sequence[Measurement]
     equal: Mapping[str, Any]
+    scheme: Scheme
+    """What the final file was made by: the plan's, or what the search chose instead."""
+    final_stage: str = "quantize"
+    search: Mapping[str, Any] | None = None
 
     def gate_value(self, name: str) -> float | None:
         """What was measured for a gate; None when it was not."""
@@ -64,7 +66,11 @@ class Made:
 
     def stages(self, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         """One row per step that ran, with the file that it made."""
-        files = {"convert": self.baseline, "convert compressed": self.float_file, "quantize": self.final}
+        files = {
+            "convert": self.baseline,
+            "convert compressed": self.float_file,
+            self.final_stage: self.final,
+        }
         return [
             {
                 "name": o.name,
@@ -132,6 +138,7 @@ def assemble(made: Made, *, gates: Sequence[Gate], status: str, warnings: Sequen
         },
         "calibration": _calibration(made.calibration),
         "pruning": _pruning(made),
+        "search": made.search,
         "measurements": [to_json(m) for m in made.measurements],
         "gates": [{**to_json(g), "passed": g.passed} for g in gates],
         "warnings": list(dict.fromkeys(warnings)),
@@ -231,14 +238,3 @@ def _pruning(made: Made) -> dict[str, Any] | None:
             "history": tuning["history"],
         },
     }
-
-
-def worst_sqnr(reference: Sequence[Array], got: Sequence[Array]) -> float | None:
-    """SQNR of the worst output in dB; None when one of them has none (see :class:`Closeness`).
-
-    Not over all outputs together: there, large values of one would hide that another is wrong.
-    """
-    closes = [closeness([r], [g]) for r, g in zip(reference, got, strict=True)]
-    values = [_EQUAL_DB if c.max_abs == 0 else c.sqnr_db for c in closes]
-    known = [v for v in values if v is not None]
-    return min(known) if len(known) == len(values) else None

@@ -53,18 +53,25 @@ class Runner:
         return f"{self.label}: {name}" if self.label else name
 
     def run(
-        self, name: str, inputs: Mapping[str, Any], work: Callable[[], dict[str, Any]]
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        work: Callable[[], dict[str, Any]],
+        *,
+        label: str = "",
     ) -> Mapping[str, Any]:
         """The result of ``work``, from the cache when a step with equal ``inputs`` has finished before.
 
         ``inputs`` is JSON data that holds everything the result depends on: digests, configuration, tool
         versions. edgekit's own source and the seed are added. ``work`` returns JSON data; the sha256 of
-        stored files that belong to it go into its "objects". An exception stores nothing.
+        stored files that belong to it go into its "objects". An exception stores nothing. ``label`` is the
+        step's name in events and reports, where one kind of step runs several times.
         """
         key = digest_json(
             {"step": name, "edgekit": source_digest(), "seed": self.seed, "inputs": to_json(inputs)}
         )
-        self.emit(Event(kind="step_started", step=self.shown(name)))
+        label = label or name
+        self.emit(Event(kind="step_started", step=self.shown(label)))
         start = time.perf_counter()
         result = self.store.load_step(key)
         cached = result is not None
@@ -76,7 +83,7 @@ class Runner:
                     result = work()
                     self.store.save_step(key, result)
         outcome = Outcome(
-            name=name,
+            name=label,
             result=result,
             cached=cached,
             seconds=time.perf_counter() - start,
@@ -84,7 +91,7 @@ class Runner:
         )
         self.outcomes.append(outcome)
         data = {"seconds": outcome.seconds, "cached": cached}
-        self.emit(Event(kind="step_finished", step=self.shown(name), data=data))
+        self.emit(Event(kind="step_finished", step=self.shown(label), data=data))
         return result
 
     def put_arrays(self, arrays: Sequence[Array]) -> str:

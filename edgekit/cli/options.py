@@ -54,6 +54,12 @@ _OPTIONS = [
     click.option("--train", metavar="SRC", help="Training data: allows pruning with fine-tuning."),
     click.option("--max-drop", type=_Finite(0, 100), metavar="POINTS", help="Accuracy that may be lost."),
     click.option("--max-size", type=_Finite(0, min_open=True), metavar="MB", help="Largest model file."),
+    click.option(
+        "--time-budget",
+        type=_Finite(0, min_open=True),
+        metavar="MINUTES",
+        help="Most time for searches; the best that was found until then is taken.",
+    ),
     click.option("--task", type=click.Choice(["classification", "generic"]), help="What the output means."),
     click.option("--input-range", metavar="LO,HI", help="Values that inputs may take; others are refused."),
     click.option(
@@ -191,6 +197,7 @@ def to_request(options: dict[str, Any]) -> tuple[Any, Any]:
         max_drop=options["max_drop"],
         max_size_bytes=None if size is None else round(size * 1_000_000),
         device=options["device"],
+        time_budget_minutes=options["time_budget"],
         keep_nchw=options["keep_nchw"],
         settings=settings,
     )

@@ -16,6 +16,7 @@ from edgekit.plan.gates import DEFAULT_MAX_DROP, plan_gates
 from edgekit.plan.pruning import DEFAULT_PRUNE_RATIO, plan_pruning
 from edgekit.plan.request import ALL, AUTO, PREFERRED, DataFacts, Request
 from edgekit.plan.schemes import plan_scheme
+from edgekit.plan.searching import plan_search
 from edgekit.plan.steps import PARITY_LIMIT, plan_steps
 from edgekit.settings import resolved
 from edgekit.types import ModelSpec, Plan, Problem, Rejected, Scheme
@@ -96,6 +97,9 @@ def make_plans(
             if c is not candidate
         ]
         companions = candidate.backend.companions(candidate.target, candidate.scheme)
+        gates = plan_gates(model, data, request, settings, candidate.scheme, pruned=prune is not None)
+        unsearched: list[Rejected] = []
+        search = plan_search(candidate.scheme, candidate.target, gates, request, settings, unsearched)
         plans.append(
             Plan(
                 profile=profile.id,
@@ -105,10 +109,10 @@ def make_plans(
                 scheme=candidate.scheme,
                 companions=companions,
                 steps=plan_steps(
-                    prune, candidate.target, candidate.scheme, companions, settings, profile, request
+                    prune, search, candidate.target, candidate.scheme, companions, settings, profile, request
                 ),
-                gates=plan_gates(model, data, request, settings, candidate.scheme, pruned=prune is not None),
-                rejected=(*candidate.notes, *refused, *others, *shared),
+                gates=gates,
+                rejected=(*candidate.notes, *refused, *others, *shared, *unsearched),
                 warnings=(*candidate.worries, *candidate.target.warnings),
             )
         )

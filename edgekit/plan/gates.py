@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from edgekit.errors import UserError
@@ -81,6 +82,27 @@ def plan_gates(
             )
         )
     return tuple(gates)
+
+
+def gates_for(gates: Sequence[Gate], scheme: Scheme, units: Sequence[Mapping[str, Any]]) -> tuple[Gate, ...]:
+    """The gates of a file that a search made in another scheme than the plan's.
+
+    Layers that it keeps in float32 on purpose are left out of the share that has to compute in int8; for a
+    file in another precision that gate means nothing.
+    """
+    kept = sum(bool(u["macs"]) for u in units if scheme.overrides.get(u["name"]) == "float32")
+    arithmetic = sum(bool(u["macs"]) for u in units)
+    adapted = []
+    for gate in gates:
+        if gate.name != "int8_share":
+            adapted.append(gate)
+        elif scheme.precision == "int8" and kept:
+            limit = round(gate.limit * (1 - kept / arithmetic), 1)
+            reason = f"{gate.reason}, less {kept} layers that the search keeps in float32"
+            adapted.append(replace(gate, limit=limit, reason=reason))
+        elif scheme.precision == "int8":
+            adapted.append(gate)
+    return tuple(adapted)
 
 
 def _seen(data: DataFacts) -> str:

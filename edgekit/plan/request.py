@@ -49,5 +49,7 @@ class Request:
     max_drop: float | None = None
     max_size_bytes: int | None = None
     device: str | None = None
+    time_budget_minutes: float | None = None
+    """How long the searches of a build may take together; None for as long as they need."""
     keep_nchw: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)

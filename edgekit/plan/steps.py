@@ -24,6 +24,7 @@ _CONVERSIONS = {
 
 def plan_steps(
     prune: PlanStep | None,
+    search: PlanStep | None,
     target: Target,
     scheme: Scheme,
     companions: Sequence[Scheme],
@@ -67,6 +68,8 @@ def plan_steps(
         steps.append(
             PlanStep(name="quantize", config={"precision": scheme.precision}, reason=_why(scheme.precision))
         )
+    if search is not None:
+        steps.append(search)
     for other in companions:
         steps.append(
             PlanStep(

@@ -35,6 +35,37 @@ def strip(bars: Sequence[Bar], *, label: str) -> Markup:
     ).format(label, f"{width:g}", f"{_HEIGHT:g}", Markup("").join(drawn))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """One point of a scatter chart. ``kind`` is a CSS class of the house style."""
+
+    x: float
+    y: float
+    kind: str
+    title: str
+
+
+def scatter(marks: Sequence[Mark], *, label: str) -> Markup:
+    """Points on axes that reach from the least to the greatest value; greater values right and up."""
+    size, room = 200.0, 12.0
+    xs, ys = [m.x for m in marks], [m.y for m in marks]
+
+    def place(value: float, values: Sequence[float]) -> float:
+        low, high = min(values), max(values)
+        share = 0.5 if high == low else (value - low) / (high - low)
+        return room + share * (size - 2 * room)
+
+    drawn = [
+        Markup('<rect class="mark {}" x="{}" y="{}" width="7" height="7"><title>{}</title></rect>').format(
+            m.kind, f"{place(m.x, xs) - 3.5:.1f}", f"{size - place(m.y, ys) - 3.5:.1f}", escape(m.title)
+        )
+        for m in marks
+    ]
+    return Markup('<svg class="scatter" role="img" aria-label="{}" viewBox="0 0 {} {}">{}</svg>').format(
+        label, f"{size:g}", f"{size:g}", Markup("").join(drawn)
+    )
+
+
 def inline_bar(value: float | None, top: float, kind: str) -> Markup:
     """A small level bar beside a number in a table; hidden from screen readers, which read the number."""
     if value is None or top <= 0:

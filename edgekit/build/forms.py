@@ -1,0 +1,75 @@
+"""Other float models that compute what the built one does, and are kinder to int8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgekit.backends.onnx_export import tool_versions
+from edgekit.build.compression import Compressed
+from edgekit.build.inputs import Inputs
+from edgekit.build.runner import Runner
+
+if TYPE_CHECKING:
+    import torch
+
+_SAMPLES = 32
+"""Calibration samples that channel ranges are taken from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """Name in the store of a module's weights; ``pairs`` counts what was changed."""
+
+    sha256: str
+    pairs: int
+    original: Any
+    weights: Any
+
+    def module(self) -> torch.nn.Module:
+        """The module with the changed weights, in eval mode."""
+        import copy
+
+        from safetensors.torch import load_file
+
+        made: torch.nn.Module = copy.deepcopy(self.original())
+        made.load_state_dict(load_file(str(self.weights)))
+        return made.eval()
+
+
+def equalized_source(inputs: Inputs, runner: Runner, compressed: Compressed) -> Form | None:
+    """The built model with equalised channels, from the cache; None where there is nothing to equalise."""
+    calib = inputs.datas.get("calib")
+    if calib is None:
+        return None
+
+    def source() -> torch.nn.Module:
+        original = inputs.model.module
+        assert original is not None
+        return compressed.module() if compressed.changed else original
+
+    def work() -> dict[str, Any]:
+        import torch
+        from safetensors.torch import save
+
+        from edgekit.compress.equalize import equalize
+
+        samples = [[torch.from_numpy(x) for x in s] for s in inputs.calibration()[:_SAMPLES]]
+        made = equalize(source(), samples)
+        if made is None:
+            return {"objects": [], "weights": None, "pairs": 0}
+        tensors = {k: v.detach().clone().contiguous() for k, v in made.module.state_dict().items()}
+        sha = runner.store.put_bytes(save(tensors))
+        return {"objects": [sha], "weights": sha, "pairs": len(made.pairs)}
+
+    key = {
+        "model": compressed.sha256,
+        "calib": calib.sha256,
+        "samples": _SAMPLES,
+        "tools": tool_versions("torch"),
+    }
+    result = runner.run("equalize", key, work)
+    if result["weights"] is None:
+        return None
+    sha = str(result["weights"])
+    return Form(sha256=sha, pairs=int(result["pairs"]), original=source, weights=runner.store.get(sha))

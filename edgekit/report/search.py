@@ -1,0 +1,79 @@
+"""The search for a recipe that holds the gates, for page and terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from edgekit.report import formats
+from edgekit.report.charts import Mark, scatter
+
+_LOSSES = (("drop", "accuracy lost", "points"), ("sqnr_db", "output SQNR", "dB"))
+"""What a point's quality is drawn by: the first of these that every point has."""
+
+
+def search_view(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Texts of the table and the chart; None when there was no search."""
+    search = report.get("search")
+    if not search:
+        return None
+    points = search["points"]
+    estimated = all(p["cost"] is not None for p in points)
+    scale = formats.scale_for([p["bytes"] for p in points], "B")
+    return {
+        "reason": search["reason"],
+        "evaluations": search["evaluations"],
+        "seconds": search["seconds"],
+        "rows": [
+            {
+                "note": p["note"],
+                "precision": p["precision"],
+                "kept": len(p["kept"]),
+                "size": scale.text(p["bytes"]),
+                "cost": formats.with_unit(p["cost"], p["cost_unit"] or "ms") if estimated else None,
+                "drop": formats.with_unit(p["drop"], "points"),
+                "agreement": formats.percent(p["agreement"]),
+                "sqnr": formats.decibel(p["sqnr_db"]),
+                "verdict": "holds" if p["passed"] else "breaks a gate",
+                "chosen": p["chosen"],
+            }
+            for p in points
+        ],
+        "estimated": estimated,
+        "chart": _chart(points, estimated=estimated),
+        "ranking": search["ranking"],
+    }
+
+
+def search_line(report: Mapping[str, Any]) -> str | None:
+    """One sentence for a terminal; None when there was no search."""
+    search = report.get("search")
+    if not search:
+        return None
+    return f"{search['reason']} ({search['evaluations']} files measured, {search['seconds']:.0f} s)"
+
+
+def _chart(points: Sequence[Mapping[str, Any]], *, estimated: bool) -> dict[str, Any] | None:
+    """Cost to the right, quality upwards. None where a point has no quality to draw."""
+    named = next((x for x in _LOSSES if all(p[x[0]] is not None for p in points)), None)
+    if named is None or len(points) < 2:
+        return None
+    key, words, unit = named
+    costs = [float(p["cost"]) if estimated else float(p["bytes"]) for p in points]
+    # Upwards is better for both: fewer points lost, more decibels.
+    heights = [-float(p[key]) if key == "drop" else float(p[key]) for p in points]
+    marks = [
+        Mark(
+            x=x,
+            y=y,
+            kind="chosen" if p["chosen"] else "holds" if p["passed"] else "breaks",
+            title=f"{p['note']}: {formats.with_unit(p[key], unit)}",
+        )
+        for p, x, y in zip(points, costs, heights, strict=True)
+    ]
+    across = "estimated latency" if estimated else "file size"
+    label = f"Every file that was measured: {across} to the right, {words} upwards (better is higher)"
+    drawn: Markup = scatter(marks, label=label)
+    return {"svg": drawn, "label": label}
