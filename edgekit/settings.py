@@ -103,6 +103,16 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             default="auto",
             help="how activation ranges are chosen; auto measures minmax and mse, all measures every one",
         ),
+        "quantize.keep": Setting(
+            parse=_names,
+            default=(),
+            help="units that stay in float32 in an int8 file, by the names of `edgekit inspect`",
+        ),
+        "quantize.form": Setting(
+            parse=_choice("original", "equalized"),
+            default="original",
+            help="the float model that is quantised: as it is, or with channels brought to like ranges",
+        ),
         "quantize.per_channel": Setting(
             parse=_flag, default=True, help="one weight scale per output channel"
         ),
@@ -156,6 +166,25 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         except ValueError as exc:
             raise UserError(f"--set {key}={text.strip()}: {exc}", hint=SETTINGS[key].help) from exc
     return values
+
+
+def parse_value(key: str, value: Any) -> Any:
+    """A setting from a typed value, as a recipe has it. Raises ValueError with the reason.
+
+    Lists stay lists of whole names: a unit's name may hold a comma.
+    """
+    setting = SETTINGS[key]
+    if isinstance(value, list):
+        if not isinstance(setting.default, tuple):
+            raise ValueError("must be one value, not a list")
+        if not all(isinstance(v, str) and v for v in value):
+            raise ValueError("must be a list of names")
+        if setting.parse is _names:
+            return tuple(value)
+        return setting.parse(",".join(value) or "none")
+    if isinstance(value, bool):
+        value = str(value).lower()
+    return setting.parse(str(value))
 
 
 def resolved(chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from edgekit.build.inputs import Inputs, Sources, load_inputs
 from edgekit.build.measuring import open_for_build
 from edgekit.build.output import check_writable, staged
 from edgekit.build.planning import plan_targets
+from edgekit.build.recipes import recipe_of
 from edgekit.build.reporting import assemble
 from edgekit.build.runner import Runner, source_digest
 from edgekit.build.writing import write_candidate
@@ -125,11 +126,12 @@ def build(
     chosen = finished[choice.index][0]
     with staged(folder) as stage:
         for (candidate, _, _), report in zip(finished, reports, strict=True):
+            recipe = recipe_of(candidate, profile, request, seed)
             if candidate is chosen:
-                written = write_candidate(stage, candidate, report, listener.lines)
+                written = write_candidate(stage, candidate, report, listener.lines, recipe)
             elif request.target == ALL:
                 name = candidate.plan.target.replace("/", "-")
-                write_candidate(stage / "targets" / name, candidate, report, listener.lines)
+                write_candidate(stage / "targets" / name, candidate, report, listener.lines, recipe)
     listener(Event(kind="info", step="report", message=str(folder / "report.html")))
     return Built(folder=folder, report=written, status=chosen.status, failed_gates=chosen.failed_gates)
 

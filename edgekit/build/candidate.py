@@ -105,6 +105,9 @@ def lower(
             return None
         return lowering.convert("convert equalized", made.module, made.sha256, changed)[0]
 
+    step = plan.step("quantize")
+    if step is not None and step.config.get("form") == "equalized":
+        float_file = equalized() or float_file
     found = _in_scheme(lowering, float_file, plan.scheme, target)
     lowering.check_parity_on_all(changed, found.float_outputs)
     forms = {} if inputs.model.module is None else {"equalized": equalized}

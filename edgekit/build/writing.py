@@ -10,14 +10,15 @@ import numpy as np
 
 import edgekit
 from edgekit.build.candidate import Candidate
+from edgekit.recipe import NAME
 from edgekit.store import digest_json, write_atomic
 from edgekit.types import to_json
 
 
 def write_candidate(
-    folder: Path, candidate: Candidate, report: Mapping[str, Any], events: Sequence[str]
+    folder: Path, candidate: Candidate, report: Mapping[str, Any], events: Sequence[str], recipe: str
 ) -> dict[str, Any]:
-    """Write bundle/, report.json, report.html and events.jsonl; returns the report as written."""
+    """Write bundle/, recipe.toml, report.json, report.html and events.jsonl; returns the report."""
     from edgekit.bundle.golden import Tolerance
     from edgekit.bundle.write import RuntimeTarget, write_bundle
     from edgekit.report.render import write_report
@@ -53,6 +54,7 @@ def write_candidate(
         input_ranges=ranges,
     )
     finished = write_report({**report, "bundle": _bundle_listing(path)}, folder)
+    write_atomic(folder / NAME, recipe)
     write_atomic(folder / "events.jsonl", "\n".join(events) + "\n")
     return finished
 

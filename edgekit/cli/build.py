@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgekit.cli.console import json_option, print_json, print_rows, progress
-from edgekit.cli.options import SOURCES_HELP, build_options, to_request
+from edgekit.cli.options import SOURCES_HELP, build_options, to_request, with_recipe
 
 
 @click.command("build", epilog=SOURCES_HELP)
@@ -22,7 +22,7 @@ from edgekit.cli.options import SOURCES_HELP, build_options, to_request
     help="Folder for <model>/<profile>/ with bundle and report.",
 )
 @json_option
-def build(out: Path, as_json: bool, seed: int, profile: str, **options: Any) -> None:
+def build(out: Path, as_json: bool, **options: Any) -> None:
     """Compress, convert, verify and measure MODEL for a device, and write a bundle and a report.
 
     Exit code 6 means that the bundle was made but a gate failed; it is kept as a candidate.
@@ -31,10 +31,17 @@ def build(out: Path, as_json: bool, seed: int, profile: str, **options: Any) -> 
     from edgekit.errors import GateFailed
     from edgekit.report import summary_lines
 
+    options = with_recipe(options)
     sources, request = to_request(options)
     with progress() as emit:
         built = run_build(
-            sources, profile, request, out=out, seed=seed, emit=emit, command=["edgekit", *sys.argv[1:]]
+            sources,
+            options["profile"],
+            request,
+            out=out,
+            seed=options["seed"],
+            emit=emit,
+            command=["edgekit", *sys.argv[1:]],
         )
     if as_json:
         print_json(built.report)

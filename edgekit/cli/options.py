@@ -26,8 +26,11 @@ class _Finite(click.FloatRange):
 
 _OPTIONS = [
     click.argument("model", required=False),
+    click.option("--profile", metavar="NAME|FILE", help="Device profile (`edgekit profiles list`)."),
     click.option(
-        "--profile", required=True, metavar="NAME|FILE", help="Device profile (`edgekit profiles list`)."
+        "--recipe",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="recipe.toml of an earlier build: its wishes and settings, where the command line has none.",
     ),
     click.option(
         "--target",
@@ -170,12 +173,38 @@ def _per_channel(option: str, text: str | None) -> tuple[float, ...] | None:
     return values
 
 
+def with_recipe(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with a recipe's values where the command line has none.
+
+    Raises click's MissingParameter when neither names a profile.
+    """
+    from edgekit.recipe import Recipe, load_recipe
+
+    path = options.pop("recipe")
+    recipe = Recipe() if path is None else load_recipe(path)
+    context = click.get_current_context()
+
+    def given(name: str) -> bool:
+        return context.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
+
+    filled = dict(options)
+    for name in ("profile", "target", "seed", "max_drop", "keep_nchw"):
+        value = getattr(recipe, name)
+        if value is not None and not given(name):
+            filled[name] = value
+    if recipe.max_size_bytes is not None and not given("max_size"):
+        filled["max_size"] = recipe.max_size_bytes / 1_000_000
+    if filled["profile"] is None:
+        raise click.MissingParameter(param_hint="'--profile'", param_type="option")
+    return filled | {"recipe_settings": dict(recipe.settings)}
+
+
 def to_request(options: dict[str, Any]) -> tuple[Any, Any]:
-    """(Sources, Request) from the parsed options."""
+    """(Sources, Request) from the options of :func:`with_recipe`."""
     from edgekit.build import Request, Sources
     from edgekit.settings import parse_settings
 
-    settings = parse_settings(options["settings"])
+    settings = options["recipe_settings"] | parse_settings(options["settings"])
     if options["int8_io"]:
         settings["quantize.io"] = "int8"
     size = options["max_size"]

@@ -63,7 +63,19 @@ def plan_scheme(
         keep_nchw=request.keep_nchw,
         delegate=target.delegate,
         delegate_version=target.version if target.delegate == "tensorrt" else "",
+        overrides=_kept(wanted, settings),
     )
+
+
+def _kept(wanted: Precision, settings: Mapping[str, Any]) -> dict[str, Precision]:
+    """Units that were asked to stay in float32."""
+    keep: tuple[str, ...] = settings["quantize.keep"]
+    if keep and wanted not in ("int8", "int16x8", "dynamic"):
+        raise UserError(
+            f"quantize.keep was set, but the file is {wanted} throughout",
+            hint="leave it away, or --set quantize.precision=int8",
+        )
+    return dict.fromkeys(keep, "float32")
 
 
 def _io(target: Target, precision: Precision, settings: Mapping[str, Any]) -> Literal["float", "int8"]:

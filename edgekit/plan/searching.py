@@ -46,6 +46,10 @@ def plan_search(
                 reason=f"quantize.precision={settings['quantize.precision']} was set",
             )
         )
+    if settings["quantize.keep"]:
+        rungs = [r for r in rungs if r != "mixed"]
+    if settings["quantize.form"] != "original":
+        rungs = [r for r in rungs if r != "equalization"]
     if settings["quantize.calibration"] != "auto":
         rungs = [r for r in rungs if r != "calibration"]
     if not rungs:

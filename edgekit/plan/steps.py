@@ -60,6 +60,7 @@ def plan_steps(
                     "per_channel": scheme.per_channel,
                     "io": scheme.io,
                     "samples": settings["calib.samples"],
+                    **_unusual(settings),
                 },
                 reason=_why(scheme.precision),
             )
@@ -89,6 +90,16 @@ def plan_steps(
         )
     steps.append(PlanStep(name="bundle", config={}, reason="model, manifest, golden samples and run.py"))
     return tuple(steps)
+
+
+def _unusual(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Wishes that only few builds have."""
+    found: dict[str, Any] = {}
+    if settings["quantize.form"] != "original":
+        found["form"] = settings["quantize.form"]
+    if settings["quantize.keep"]:
+        found["keep"] = list(settings["quantize.keep"])
+    return found
 
 
 def _why(precision: Precision) -> str:
