@@ -131,7 +131,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         ),
         "search.rankings": Setting(
             parse=_number(2, 10_000, int),
-            default=24,
+            default=16,
             help="most files that are made to rank layers by what int8 costs them",
         ),
         "calib.samples": Setting(
