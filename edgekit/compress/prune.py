@@ -163,7 +163,7 @@ def prune(
         params_after=sum(p.numel() for p in current.parameters()),
         macs_before=count_macs(original, example_inputs),
         macs_after=count_macs(current, example_inputs),
-        coupled=tuple(coupled.values()),
+        coupled=tuple(coupled[n] for n, _ in module.named_modules() if n in coupled),
         schedule=tuple(done),
     )
 
@@ -182,17 +182,9 @@ def prunable_groups(
     rule = Rule(ratio=0.5, round_to=1, protect=tuple(protect))
     with _one_thread():
         attempt = Attempt(module, example_inputs, named_by_user(module, ignore), rule, Evidence())
-        return [
-            (
-                attempt.names[group[0].dep.target.module],
-                tuple(
-                    dict.fromkeys(
-                        attempt.names[d.target.module] for d, _ in group if d.target.module in attempt.names
-                    )
-                ),
-            )
-            for group in attempt.groups()
-        ]
+        order = {name: i for i, name in enumerate(attempt.names.values())}
+        found = [(attempt.names[g[0].dep.target.module], attempt.members(g)) for g in attempt.groups()]
+        return sorted(found, key=lambda pair: order[pair[0]])
 
 
 def _prune_once(

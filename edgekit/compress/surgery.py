@@ -135,6 +135,15 @@ class Attempt:
         except Exception as exc:
             raise StepFailed(f"coupled layers cannot be found for pruning: {line_of(exc)}") from exc
 
+    def members(self, group: Any) -> tuple[str, ...]:
+        """The layers whose output channels are the group's; not those that only read them."""
+        names = [
+            self.names[dep.target.module]
+            for dep, _ in group
+            if dep.target.module in self.names and self.graph.is_out_channel_pruning_fn(dep.handler)
+        ]
+        return tuple(dict.fromkeys(names))
+
     def _choices(self) -> list[Choice]:
         import torch
 
@@ -157,8 +166,7 @@ class Attempt:
                 scores=self._scores(scorer, group, name, channels),
                 kind=tuple(f"{type(d.target.module).__name__}.{d.handler.__name__}" for d, _ in group),
             )
-            names = [self.names[d.target.module] for d, _ in group if d.target.module in self.names]
-            found.append((layer, parts, ranked, tuple(dict.fromkeys(names))))
+            found.append((layer, parts, ranked, self.members(group)))
         owners = {member: ranked.name for _, _, ranked, members in found for member in members}
         ratios = {owners[n]: r for n, r in rule.ratios.items() if n in owners}
         keeps = allocate([ranked for _, _, ranked, _ in found], rule.ratio, rule.scope, ratios)

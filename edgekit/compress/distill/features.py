@@ -91,12 +91,11 @@ def _stages(module: nn.Module, inputs: Sequence[torch.Tensor]) -> dict[tuple[int
     finally:
         for handle in handles:
             handle.remove()
-    given = {id(t) for t in outputs}
-    shapes = {tuple(t.shape) for t in outputs}
+    sizes = {t.numel() for t in outputs}
     stages: dict[tuple[int, ...], str] = {}
     for name, tensor in seen:
-        # A head's output may reach the model's through reshaping: the same shape tells it as well.
-        if id(tensor) not in given and tuple(tensor.shape) not in shapes:
+        # A head's tensor reaches the outputs through reshaping and activations: its size tells.
+        if tensor.numel() not in sizes:
             stages[tuple(tensor.shape[2:]) if tensor.ndim != 3 else (0, tensor.shape[1])] = name
     return stages
 
