@@ -91,11 +91,12 @@ def _stages(module: nn.Module, inputs: Sequence[torch.Tensor]) -> dict[tuple[int
     finally:
         for handle in handles:
             handle.remove()
-    sizes = {t.numel() for t in outputs}
+    shapes = {tuple(t.shape) for t in outputs}
+    memory = {t.untyped_storage().data_ptr() for t in outputs}
     stages: dict[tuple[int, ...], str] = {}
     for name, tensor in seen:
-        # A head's tensor reaches the outputs through reshaping and activations: its size tells.
-        if tensor.numel() not in sizes:
+        # A head's tensor reaches the outputs by a view, which its memory tells, or by an activation.
+        if tuple(tensor.shape) not in shapes and tensor.untyped_storage().data_ptr() not in memory:
             stages[tuple(tensor.shape[2:]) if tensor.ndim != 3 else (0, tensor.shape[1])] = name
     return stages
 
