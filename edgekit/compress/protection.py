@@ -33,11 +33,11 @@ def protected_layers(module: nn.Module, rules: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def named_by_user(module: nn.Module, ignore: Sequence[str]) -> dict[str, str]:
-    """The layers of ``prune.ignore``. Raises UserError for one that the model does not have."""
+def named_by_user(module: nn.Module, ignore: Sequence[str], key: str = "prune.ignore") -> dict[str, str]:
+    """The layers that the setting ``key`` names. Raises UserError for one that the model does not have."""
     names = [name for name, _ in module.named_modules() if name]
     for name in ignore:
         if name not in names:
             near = get_close_matches(name, names, n=3) or names[:5]
-            raise UserError(f"prune.ignore: the model has no layer {name!r}", hint=f"near: {', '.join(near)}")
-    return dict.fromkeys(ignore, "named in prune.ignore")
+            raise UserError(f"{key}: the model has no layer {name!r}", hint=f"near: {', '.join(near)}")
+    return dict.fromkeys(ignore, f"named in {key}")
