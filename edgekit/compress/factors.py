@@ -58,9 +58,9 @@ def factor_layer(
             )
     assert best is not None
     if best.macs >= whole:
-        ranks = ", ".join(map(str, best.ranks))
+        text = ", ".join(map(str, best.ranks))
         return (
-            f"rank {ranks} keeps {100 * best.energy:.1f} % of the energy but costs {best.macs} MACs, "
+            f"rank {text} keeps {100 * best.energy:.1f} % of the energy but costs {best.macs} MACs, "
             f"the whole layer {whole}"
         )
     return best
@@ -70,24 +70,23 @@ def whole_macs(layer: Any, sizes: Sizes) -> int:
     """MACs of one call of a linear layer or an ungrouped convolution."""
     weight, (_, output) = layer.weight, sizes
     if weight.ndim == 2:
-        return math.prod(output[:-1]) * weight.numel()
+        return math.prod(output[:-1]) * int(weight.numel())
     return output[0] * math.prod(output[2:]) * int(weight.numel())
 
 
 def _macs(layer: Any, kind: str, ranks: Sequence[int], sizes: Sizes) -> int:
     given, output = sizes
-    out, into = layer.weight.shape[:2]
+    out, into = (int(n) for n in layer.weight.shape[:2])
     if layer.weight.ndim == 2:
         return math.prod(output[:-1]) * ranks[0] * (out + into)
     here, there = output[0] * math.prod(output[2:]), given[0] * math.prod(given[2:])
-    high, wide = layer.kernel_size
+    high, wide = (int(n) for n in layer.kernel_size)
     if kind == "svd":
         return ranks[0] * (here * into + here * out)  # the first of the two has the stride
     if kind == "tucker2":
         return there * into * ranks[0] + here * ranks[1] * (high * wide * ranks[0] + out)
     between = output[0] * output[2] * given[3]  # the first layer has moved down already, not yet right
-    macs: int = ranks[0] * (between * high * into + here * wide * out)
-    return macs
+    return ranks[0] * (between * high * into + here * wide * out)
 
 
 def _ranks(weight: torch.Tensor, kind: str, energy: float, round_to: int) -> tuple[tuple[int, ...], float]:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 RULES = ("first", "embeddings")
+PROTECTED = ("embeddings",)
 """The first convolution (or linear layer), which sees the input; embeddings, whose width is the width of
-the whole model. Layers that give the model's outputs (classifiers, detection heads) are always whole."""
+the whole model, are protected unless asked. Layers that give the model's outputs (classifiers, detection
+heads) are always whole."""
 
 
 def protected_layers(module: nn.Module, rules: Sequence[str]) -> dict[str, str]:

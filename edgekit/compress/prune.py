@@ -26,7 +26,7 @@ from edgekit.compress.allocation import MAX_RATIO, SCOPES, cubic
 from edgekit.compress.channels import LayerChannels, channel_table
 from edgekit.compress.history import describe_changes
 from edgekit.compress.importance import Evidence, gather
-from edgekit.compress.protection import named_by_user
+from edgekit.compress.protection import PROTECTED, named_by_user
 from edgekit.compress.surgery import Attempt, CoupledGroup, Refused, Rule
 from edgekit.errors import Unsupported, UserError
 from edgekit.types import Emit, Event, Task, ignore_events
@@ -72,7 +72,7 @@ def prune(
     ratio: float,
     round_to: int = 8,
     ignore: Sequence[str] = (),
-    protect: Sequence[str] = (),
+    protect: Sequence[str] = PROTECTED,
     importance: str = "l2",
     scope: str = "layer",
     ratios: Mapping[str, float] | None = None,
@@ -173,7 +173,7 @@ def prunable_groups(
     example_inputs: Sequence[torch.Tensor],
     *,
     ignore: Sequence[str] = (),
-    protect: Sequence[str] = (),
+    protect: Sequence[str] = PROTECTED,
 ) -> list[tuple[str, tuple[str, ...]]]:
     """Root and members of each group that the dependency graph would let be pruned.
 

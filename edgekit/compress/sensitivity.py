@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgekit.compress.protection import PROTECTED
 from edgekit.compress.prune import prunable_groups, prune
 from edgekit.errors import Unsupported, UserError
 from edgekit.types import Emit, Event, ignore_events
@@ -68,7 +69,7 @@ def sensitivity(
     round_to: int = 8,
     importance: str = "l2",
     ignore: Sequence[str] = (),
-    protect: Sequence[str] = (),
+    protect: Sequence[str] = PROTECTED,
     probe: Data | None = None,
     task: Task = "generic",
     seed: int = 0,

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.backends import RUNTIMES, Backend, get_backend
 from edgekit.errors import Unsupported
+from edgekit.plan.compression import plan_compression
 from edgekit.plan.gates import DEFAULT_MAX_DROP, plan_gates
-from edgekit.plan.pruning import DEFAULT_PRUNE_RATIO, plan_pruning
+from edgekit.plan.pruning import DEFAULT_PRUNE_RATIO
 from edgekit.plan.request import ALL, AUTO, PREFERRED, DataFacts, Request
 from edgekit.plan.schemes import plan_scheme
 from edgekit.plan.steps import PARITY_LIMIT, plan_steps
@@ -86,7 +87,7 @@ def make_plans(
     if not candidates:
         raise _cannot(profile, request, refused)
     shared: list[Rejected] = []
-    prune = plan_pruning(model, data, settings, profile, shared)
+    compress = plan_compression(model, data, request, settings, profile, shared)
     several = request.target in (AUTO, ALL)
     plans = []
     for candidate in candidates:
@@ -105,9 +106,9 @@ def make_plans(
                 scheme=candidate.scheme,
                 companions=companions,
                 steps=plan_steps(
-                    prune, candidate.target, candidate.scheme, companions, settings, profile, request
+                    compress, candidate.target, candidate.scheme, companions, settings, profile, request
                 ),
-                gates=plan_gates(model, data, request, settings, candidate.scheme, pruned=prune is not None),
+                gates=plan_gates(model, data, request, settings, candidate.scheme, pruned=bool(compress)),
                 rejected=(*candidate.notes, *refused, *others, *shared),
                 warnings=(*candidate.worries, *candidate.target.warnings),
             )

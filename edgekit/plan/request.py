@@ -50,4 +50,8 @@ class Request:
     max_size_bytes: int | None = None
     device: str | None = None
     keep_nchw: bool = False
+    teacher: str | None = None
+    """A model to learn from in place of the original, as MODEL is named."""
+    student: str | None = None
+    """A model to ship in place of the original, which it is taught by and compared with."""
     settings: Mapping[str, Any] = field(default_factory=dict)

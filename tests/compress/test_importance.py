@@ -189,8 +189,9 @@ def test_rules_protect_the_first_layer_and_embeddings() -> None:
     pruned = prune(_net(), X, ratio=0.5, round_to=1, protect=["first"])
     assert pruned.kept["first"] == "the first layer" and pruned.module.first.out_channels == 8
     net, tokens = _net(Embedded), (torch.zeros(1, 5, dtype=torch.int64),)
-    pruned = prune(net, tokens, ratio=0.5, round_to=1, protect=["embeddings"])
+    pruned = prune(net, tokens, ratio=0.5, round_to=1)
     assert pruned.module.table.embedding_dim == 16 and pruned.module.inner.out_features == 16
+    assert prune(net, tokens, ratio=0.5, round_to=1, protect=[]).module.table.embedding_dim == 8
     with pytest.raises(UserError, match="no rule"):
         prune(_net(), X, ratio=0.5, protect=["last"])
 
