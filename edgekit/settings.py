@@ -66,6 +66,32 @@ def _rungs(text: str) -> tuple[str, ...]:
     return tuple(r for r in RUNGS if r in names)
 
 
+def _several(*names: str) -> Callable[[str], Any]:
+    def parse(text: str) -> tuple[str, ...]:
+        found = _names(text)
+        if not found or any(n not in names for n in found):
+            raise ValueError(f"must be some of {', '.join(names)}, comma separated")
+        return found
+
+    return parse
+
+
+def _rules(*names: str) -> Callable[[str], Any]:
+    return lambda text: () if text == "none" else _several(*names)(text)
+
+
+def _ratios(text: str) -> tuple[tuple[str, float], ...]:
+    """ "layer1.conv=0.5,layer2.conv=0.25" as pairs."""
+    parse = _number(0.0, 0.95)
+    pairs = []
+    for part in _names(text):
+        name, sep, value = part.partition("=")
+        if not sep or not name.strip():
+            raise ValueError("must be layer=ratio pairs, comma separated")
+        pairs.append((name.strip(), parse(value.strip())))
+    return tuple(pairs)
+
+
 def _auto(inner: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: None if text == "auto" else inner(text)
 
@@ -78,6 +104,69 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             help="share of channels to remove; 0 switches pruning off, auto lets the planner choose",
         ),
         "prune.ignore": Setting(parse=_names, default=(), help="layers to leave alone, comma separated"),
+        "prune.importance": Setting(
+            parse=_choice("l1", "l2", "random", "bn", "taylor", "activation", "fpgm"),
+            default="l2",
+            help="by what the least important channels are found; taylor and activation read training data",
+        ),
+        "prune.scope": Setting(
+            parse=_choice("layer", "global", "isomorphic"),
+            default="layer",
+            help="whether every group loses the ratio, or the weakest channels of all or of like groups go",
+        ),
+        "prune.ratios": Setting(
+            parse=_ratios,
+            default=(),
+            help="ratios of single groups, layer=ratio comma separated; 0 keeps one",
+        ),
+        "prune.protect": Setting(
+            parse=_rules("first", "embeddings"),
+            default=("embeddings",),
+            help="rules for layers to leave alone: first, embeddings, none; layers of the outputs always are",
+        ),
+        "prune.steps": Setting(
+            parse=_number(1, 100, int),
+            default=1,
+            help="steps of a gradual (cubic) schedule, with fine-tuning between; 1 prunes at once",
+        ),
+        "prune.step_epochs": Setting(
+            parse=_number(1, 10_000, int), default=1, help="epochs of fine-tuning between two steps"
+        ),
+        "prune.bn_l1": Setting(
+            parse=_number(0.0, 1.0),
+            default=0.0,
+            help="weight of an L1 norm on batch norm's scales in training before pruning (for importance bn)",
+        ),
+        "prune.bn_epochs": Setting(
+            parse=_number(1, 10_000, int), default=5, help="epochs of that training before pruning"
+        ),
+        "lowrank.energy": Setting(
+            parse=_auto(_number(0.01, 0.9999)),
+            default=None,
+            help="share of the weights' energy that low-rank factors keep; auto leaves layers whole",
+        ),
+        "lowrank.budget": Setting(
+            parse=_auto(_number(0.01, 0.99)),
+            default=None,
+            help="share of the MACs that low-rank factors may cost, in place of an energy",
+        ),
+        "lowrank.method": Setting(
+            parse=_choice("auto", "tucker2", "spatial"),
+            default="auto",
+            help="how convolutions are factorised; auto takes the cheaper way for each",
+        ),
+        "lowrank.ignore": Setting(parse=_names, default=(), help="layers to leave whole, comma separated"),
+        "sparsity.amount": Setting(
+            parse=_auto(_number(0.01, 0.99)),
+            default=None,
+            help="share of single weights to set to zero, for a smaller download; saves no time",
+        ),
+        "sparsity.method": Setting(
+            parse=_choice("l1", "global-l1", "random"),
+            default="l1",
+            help="the smallest of each layer, of all, or random ones",
+        ),
+        "sparsity.ignore": Setting(parse=_names, default=(), help="layers to leave dense, comma separated"),
         "finetune.epochs": Setting(
             parse=_number(1, 10_000, int), default=10, help="most epochs of fine-tuning"
         ),
@@ -87,6 +176,31 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             parse=_number(1, 10_000, int), default=6, help="epochs without a gain before fine-tuning stops"
         ),
         "finetune.optimizer": Setting(parse=_choice("sgd", "adamw"), default="sgd", help="sgd or adamw"),
+        "finetune.augment": Setting(
+            parse=_choice("none", "flip", "flip-shift"),
+            default="none",
+            help="random changes of training images: mirrored, or mirrored and shifted",
+        ),
+        "finetune.precision": Setting(
+            parse=_choice("float32", "bfloat16"),
+            default="float32",
+            help="arithmetic of training; bfloat16 is twice as fast on CPUs that have it",
+        ),
+        "distill.kinds": Setting(
+            parse=_several("response", "hint", "rkd-distance", "rkd-angle", "similarity"),
+            default=("response",),
+            help="what the student takes from its teacher: outputs, features, relations of samples",
+        ),
+        "distill.weight": Setting(
+            parse=_number(0.0, 1e4),
+            default=1.0,
+            help="factor of all kinds but response, beside their usual one",
+        ),
+        "distill.layers": Setting(
+            parse=_names,
+            default=(),
+            help="layers to compare, student_layer:teacher_layer comma separated; none matches by shape",
+        ),
         "distill.temperature": Setting(
             parse=_number(0.1, 100.0), default=4.0, help="softening of the original's outputs"
         ),
@@ -179,7 +293,7 @@ def parse_value(key: str, value: Any) -> Any:
             raise ValueError("must be one value, not a list")
         if not all(isinstance(v, str) and v for v in value):
             raise ValueError("must be a list of names")
-        if setting.parse is _names:
+        if setting.parse is _names or (not value and not setting.default):
             return tuple(value)
         return setting.parse(",".join(value) or "none")
     if isinstance(value, bool):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,75 +16,116 @@ from edgekit.types import Plan
 if TYPE_CHECKING:
     import torch
 
+    from edgekit.sources.models import LoadedModel
+
 
 class Compressed:
     """The module after compression, built only when a later step needs it.
 
-    ``sha256`` names it: the original's digest, or that of the stored weights after the last step.
+    Each step starts from the weights and the structure that the one before has left. ``sha256`` names
+    the module: the original's (or the student's) digest, or that of the weights after the last step.
+    ``pruning``, ``lowrank``, ``sparsity``, ``finetuning`` are the steps' results, None where they were
+    not planned.
     """
 
     def __init__(self, inputs: Inputs, runner: Runner, plan: Plan) -> None:
         self._inputs = inputs
         self._runner = runner
-        self.sha256 = inputs.model.spec.sha256
+        self._base: LoadedModel = inputs.student or inputs.model
+        self.sha256 = self._base.spec.sha256
+        self.params, self.macs = self._base.spec.params, self._base.spec.macs
         self.pruning: Mapping[str, Any] | None = None
+        self.lowrank: Mapping[str, Any] | None = None
+        self.sparsity: Mapping[str, Any] | None = None
         self.finetuning: Mapping[str, Any] | None = None
         self._weights: str | None = None
-        prune = plan.step("prune")
-        if prune is not None:
-            self.pruning = self._prune(prune.config)
-            self._weights = self.sha256 = str(self.pruning["weights"])
-        tune = plan.step("finetune")
-        if tune is not None:
-            self.finetuning = self._finetune(tune.config)
-            self._weights = self.sha256 = str(self.finetuning["weights"])
+        steps: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+            "shrink": self._shrink,
+            "prune": self._prune,
+            "lowrank": self._factorise,
+            "sparsify": self._sparsify,
+            "finetune": self._finetune,
+        }
+        for step in plan.steps:
+            if step.name in steps:
+                result = steps[step.name](step.config)
+                self._weights = self.sha256 = str(result["weights"])
 
     @property
     def changed(self) -> bool:
-        """Whether anything was done to the original."""
-        return self._weights is not None
-
-    @property
-    def params(self) -> int | None:
-        return self.pruning["params_after"] if self.pruning else self._inputs.model.spec.params
-
-    @property
-    def macs(self) -> int | None:
-        return self.pruning["macs_after"] if self.pruning else self._inputs.model.spec.macs
+        """Whether what is shipped is anything else than the original."""
+        return self._weights is not None or self._inputs.student is not None
 
     def module(self) -> torch.nn.Module:
         """The compressed module, in eval mode."""
-        original = self._inputs.model.module
-        if original is None:
+        base = self._base.module
+        if base is None:
             raise StepFailed("an ONNX model has no torch module")
-        if self._weights is None or self.pruning is None:
-            return original
-        return self._rebuild(self.pruning["history"], self._weights)
-
-    def _rebuild(self, history: Mapping[str, Any], weights: str) -> torch.nn.Module:
+        if self._weights is None:
+            return base
         from safetensors.torch import load_file
 
-        from edgekit.compress.history import apply_history
+        from edgekit.compress.history import load_weights, reshape
+        from edgekit.compress.lowrank import apply_lowrank
 
-        original = self._inputs.model.module
-        assert original is not None
-        return apply_history(original, history, load_file(str(self._runner.store.get(weights))))
+        module = copy.deepcopy(base).eval()
+        if self.pruning is not None:
+            module = reshape(module, self.pruning["history"])
+        if self.lowrank is not None:
+            module = apply_lowrank(module, self.lowrank["record"])
+        return load_weights(module, load_file(str(self._runner.store.get(self._weights))))
+
+    def _key(self, config: Mapping[str, Any], *tools: str, train: bool = False) -> dict[str, Any]:
+        """What the result of a step depends on, besides its name and edgekit itself."""
+        key: dict[str, Any] = {
+            "model": self.sha256,
+            "shapes": [list(x.shape) for x in self._base.example_inputs],
+            "config": config,
+            "tools": tool_versions("torch", *tools),
+        }
+        # Weights alone do not say the structure once layers have been replaced.
+        if self.lowrank is not None:
+            key["lowrank"] = self.lowrank["record"]
+        if train:
+            data = self._inputs.datas.get("train")
+            teacher = self._inputs.teacher or self._inputs.model
+            key |= {
+                "train": None if data is None else data.sha256,
+                "task": self._inputs.model.spec.task,
+                "teacher": teacher.spec.sha256,
+                "seed": self._runner.seed,
+            }
+        return key
 
     def _prune(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        runner, model = self._runner, self._inputs.model
+        runner, base = self._runner, self._base
+        details = dict(config)
+        step_epochs, tuning = details.pop("step_epochs", 1), details.pop("finetune", {})
 
         def work() -> dict[str, Any]:
+            from edgekit.compress.finetune import Settings, finetune
             from edgekit.compress.prune import prune
 
-            if model.module is None:
-                raise StepFailed("an ONNX model cannot be pruned")
+            def recover(module: torch.nn.Module, step: int) -> torch.nn.Module:
+                settings = Settings(seed=runner.seed + step, **{**tuning, "epochs": step_epochs})
+                return finetune(
+                    module,
+                    self._teacher(),
+                    self._inputs.datas["train"],
+                    task=base.spec.task,
+                    settings=settings,
+                    emit=runner.emit,
+                ).module
+
             pruned = prune(
-                model.module,
-                model.example_inputs,
-                ratio=config["ratio"],
-                round_to=config["round_to"],
-                ignore=config["ignore"],
+                self.module(),
+                base.example_inputs,
+                probe=self._inputs.datas.get("train"),
+                task=base.spec.task,
+                recover=recover,
+                seed=runner.seed,
                 emit=runner.emit,
+                **details,
             )
             weights = self._put_weights(pruned.module)
             return {
@@ -91,30 +133,79 @@ class Compressed:
                 "weights": weights,
                 "history": pruned.history,
                 "groups": [asdict(g) for g in pruned.groups],
+                "coupled": [asdict(g) for g in pruned.coupled],
                 "kept": dict(pruned.kept),
-                "params_before": pruned.params_before,
+                "schedule": list(pruned.schedule),
                 "params_after": pruned.params_after,
-                "macs_before": pruned.macs_before,
                 "macs_after": pruned.macs_after,
             }
 
-        inputs = {
-            "model": self.sha256,
-            "shapes": [list(x.shape) for x in model.example_inputs],
-            "config": config,
-            "tools": tool_versions("torch", "torch-pruning"),
-        }
-        return runner.run("prune", inputs, work)
+        usual = {"ratio", "round_to", "ignore"}  # looks at weights only
+        key = self._key(config, "torch-pruning", train=bool(set(config) - usual))
+        self.pruning = runner.run("prune", key, work)
+        self._count(self.pruning)
+        return self.pruning
+
+    def _factorise(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        runner = self._runner
+
+        def work() -> dict[str, Any]:
+            from edgekit.compress.lowrank import factorise, to_json
+
+            made = factorise(self.module(), self._base.example_inputs, emit=runner.emit, **config)
+            weights = self._put_weights(made.module)
+            return {
+                "objects": [weights],
+                "weights": weights,
+                "record": made.record,
+                "params_after": made.params_after,
+                "macs_after": made.macs_after,
+                **to_json(made),
+            }
+
+        self.lowrank = runner.run("lowrank", self._key(config), work)
+        self._count(self.lowrank)
+        return self.lowrank
+
+    def _sparsify(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        runner = self._runner
+
+        def work() -> dict[str, Any]:
+            from edgekit.compress.sparsity import sparsify
+
+            sparse = sparsify(self.module(), seed=runner.seed, **config)
+            weights = self._put_weights(sparse.module)
+            return {
+                "objects": [weights],
+                "weights": weights,
+                "share": sparse.share,
+                "layers": [asdict(r) for r in sparse.layers],
+                "kept": dict(sparse.kept),
+            }
+
+        self.sparsity = runner.run("sparsify", self._key({**config, "seed": runner.seed}), work)
+        return self.sparsity
 
     def _finetune(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        runner, model, train = self._runner, self._inputs.model, self._inputs.datas["train"]
+        self.finetuning = self._tune("finetune", config)
+        return self.finetuning
+
+    def _shrink(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._tune("shrink", config)
+
+    def _tune(self, name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        runner, train = self._runner, self._inputs.datas["train"]
 
         def work() -> dict[str, Any]:
             from edgekit.compress.finetune import Settings, finetune
 
-            settings = Settings(seed=runner.seed, **config)
             tuned = finetune(
-                self.module(), model.module, train, task=model.spec.task, settings=settings, emit=runner.emit
+                self.module(),
+                self._teacher(),
+                train,
+                task=self._inputs.model.spec.task,
+                settings=Settings(seed=runner.seed, **config),
+                emit=runner.emit,
             )
             weights = self._put_weights(tuned.module)
             return {
@@ -125,17 +216,17 @@ class Compressed:
                 "stopped_early": tuned.stopped_early,
                 "train_n": tuned.train_n,
                 "val_n": tuned.val_n,
+                "matched": list(tuned.matched),
             }
 
-        inputs = {
-            "model": self.sha256,
-            "teacher": model.spec.sha256,
-            "train": train.sha256,
-            "task": model.spec.task,
-            "config": config,
-            "tools": tool_versions("torch"),
-        }
-        return runner.run("finetune", inputs, work)
+        return runner.run(name, self._key(config, train=True), work)
+
+    def _teacher(self) -> torch.nn.Module | None:
+        """The user's teacher, else the original; None for an ONNX file."""
+        return (self._inputs.teacher or self._inputs.model).module
+
+    def _count(self, result: Mapping[str, Any]) -> None:
+        self.params, self.macs = result["params_after"], result["macs_after"]
 
     def _put_weights(self, module: torch.nn.Module) -> str:
         from safetensors.torch import save

@@ -53,6 +53,10 @@ class Inputs:
     datas: Mapping[str, Data]
     warnings: tuple[str, ...] = ()
     sources: Sources = field(default_factory=Sources)
+    teacher: LoadedModel | None = None
+    """What the compressed model learns from, where that is not the original."""
+    student: LoadedModel | None = None
+    """What is compressed and shipped in place of the original."""
 
     def facts(self) -> DataFacts:
         """What the planner needs to know of the data."""
@@ -156,6 +160,15 @@ def load_inputs(
         other = reference if role == "calib" else None
         warnings += check_data(data, model.spec, reference=other, input_range=sources.input_range)
         warnings += list(data.notes)
+    teacher, student = (
+        _companion(role, named, sources, example, model.spec)
+        for role, named in (("teacher", request.teacher), ("student", request.student))
+    )
+    if student is not None and (student.module is None or not student.spec.trainable):
+        raise UserError(
+            f"the student {request.student} cannot be trained: its source is fixed",
+            hint="give it as file.py:callable or package.module:callable",
+        )
     emit(Event(kind="step_finished", step="load", data={"cached": False}))
     return Inputs(
         profile=profile,
@@ -163,7 +176,38 @@ def load_inputs(
         datas={str(r): d for r, d in datas.items()},
         warnings=tuple(dict.fromkeys(warnings)),
         sources=sources,
+        teacher=teacher,
+        student=student,
     )
+
+
+def _companion(
+    role: str, named: str | None, sources: Sources, example: Data | None, spec: ModelSpec
+) -> LoadedModel | None:
+    """A teacher or a student; None when none is named. Raises UserError when it does not fit the model."""
+    from edgekit.sources.models import load_model
+
+    if named is None:
+        return None
+    loaded = load_model(
+        named,
+        input_shapes=tuple(t.shape for t in spec.inputs),
+        input_dtypes=sources.input_dtypes,
+        calib=example,
+        task=spec.task,
+    )
+    ours = [t.shape for t in loaded.spec.outputs]
+    theirs = [t.shape for t in spec.outputs]
+    if ours != theirs:
+        raise UserError(
+            f"the {role} {named} gives outputs of shape {ours}, the model {theirs}",
+            hint="both must answer the same question",
+        )
+    if loaded.module is None:
+        raise UserError(
+            f"the {role} {named} is an ONNX file, which torch cannot run", hint="give a torch model"
+        )
+    return loaded
 
 
 def check_batch(spec: ModelSpec) -> None:

@@ -221,20 +221,79 @@ def _calibration(choice: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _pruning(made: Made) -> dict[str, Any] | None:
-    pruning, tuning = made.compressed.pruning, made.compressed.finetuning
-    step = made.plan.step("prune")
-    if pruning is None or step is None:
+    """What was done to the torch model; None when nothing was."""
+    compressed, request = made.compressed, made.inputs
+    if not compressed.changed:
         return None
+    pruning, tuning = compressed.pruning or {}, compressed.finetuning
+    step, taught = made.plan.step("prune"), made.plan.step("finetune")
+    config = {} if step is None else step.config
     return {
-        "ratio": step.config["ratio"],
+        "ratio": config.get("ratio"),
+        "importance": None if step is None else config.get("importance", "l2"),
+        "scope": None if step is None else config.get("scope", "layer"),
+        "schedule": list(pruning.get("schedule", ())),
         "groups": [
-            {"name": g["layer"], "before": g["before"], "after": g["after"]} for g in pruning["groups"]
+            {"name": g["layer"], "before": g["before"], "after": g["after"]}
+            for g in pruning.get("groups", ())
         ],
+        "coupled": [
+            {"root": g["root"], "layers": list(g["layers"]), "before": g["before"], "after": g["after"]}
+            for g in pruning.get("coupled", ())
+        ],
+        "kept": _reasons(pruning.get("kept", {})),
+        "lowrank": _lowrank(compressed.lowrank),
+        "sparsity": _sparsity(made),
+        "student": None if request.student is None else request.student.spec.source,
         "finetune": None
         if tuning is None
         else {
             "epochs": len(tuning["history"]) - 1,
             "best_epoch": tuning["best_epoch"],
             "history": tuning["history"],
+            "teacher": (request.teacher or request.model).spec.source,
+            "kinds": list(taught.config.get("kinds", ("response",))) if taught is not None else [],
+            "matched": list(tuning["matched"]),
         },
+    }
+
+
+def _reasons(kept: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"layer": layer, "reason": reason} for layer, reason in kept.items()]
+
+
+def _lowrank(made: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if made is None:
+        return None
+    columns = ("layer", "kind", "ranks", "energy", "macs_before", "macs")
+    return {
+        "energy": made["energy"],
+        "layers": [{c: row[c] for c in columns} for row in made["layers"]],
+        "kept": _reasons(made["kept"]),
+    }
+
+
+def _sparsity(made: Made) -> dict[str, Any] | None:
+    """Share of zeros, what the files take when compressed, and why no time is saved."""
+    import zlib
+
+    from edgekit.compress.sparsity import sparse_kernel_obstacles
+
+    sparse = made.compressed.sparsity
+    if sparse is None:
+        return None
+    obstacles = sparse_kernel_obstacles(
+        made.compressed.module(),
+        made.inputs.model.example_inputs,
+        runtime=made.plan.backend,
+        delegate=made.plan.delegate,
+        precision=made.final.precision,
+    )
+    return {
+        "zeros": 100.0 * float(sparse["share"]),
+        "baseline_zip_bytes": len(zlib.compress(made.baseline.path.read_bytes(), 9)),
+        "final_zip_bytes": len(zlib.compress(made.final.path.read_bytes(), 9)),
+        "saves_time": not obstacles,
+        "obstacles": obstacles,
+        "kept": _reasons(sparse["kept"]),
     }

@@ -55,6 +55,17 @@ _OPTIONS = [
     click.option("--calib", metavar="SRC", help="Calibration data for int8; labels are not used."),
     click.option("--eval", "evaluation", metavar="SRC", help="Labelled data on which accuracy is measured."),
     click.option("--train", metavar="SRC", help="Training data: allows pruning with fine-tuning."),
+    click.option(
+        "--teacher",
+        metavar="MODEL",
+        help="Model that fine-tuning learns from; without it the original. Needs --train.",
+    ),
+    click.option(
+        "--student",
+        metavar="MODEL",
+        help="Model to train and ship in place of MODEL, which it is taught by and compared with. "
+        "Needs --train.",
+    ),
     click.option("--max-drop", type=_Finite(0, 100), metavar="POINTS", help="Accuracy that may be lost."),
     click.option("--max-size", type=_Finite(0, min_open=True), metavar="MB", help="Largest model file."),
     click.option(
@@ -228,6 +239,8 @@ def to_request(options: dict[str, Any]) -> tuple[Any, Any]:
         device=options["device"],
         time_budget_minutes=options["time_budget"],
         keep_nchw=options["keep_nchw"],
+        teacher=options["teacher"],
+        student=options["student"],
         settings=settings,
     )
     return sources, request

@@ -48,6 +48,25 @@ def apply_history(
 
     Raises StepFailed when history, tensors and module do not belong together.
     """
+    return load_weights(reshape(module, history), state_dict)
+
+
+def load_weights(module: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
+    """``module`` itself with the stored weights in it. Raises StepFailed when they do not fit."""
+    try:
+        module.load_state_dict(dict(state_dict), strict=True)
+    except RuntimeError as exc:
+        raise StepFailed(
+            f"the pruned weights do not fit the pruned model: {str(exc).splitlines()[-1]}"
+        ) from exc
+    return module
+
+
+def reshape(module: nn.Module, history: Mapping[str, Any]) -> nn.Module:
+    """A copy of ``module`` in eval mode with the shapes of ``history``; changed tensors hold no values.
+
+    Raises StepFailed when the history does not belong to the module.
+    """
     import torch
     from torch import nn
 
@@ -71,12 +90,6 @@ def apply_history(
             setattr(owner, leaf, nn.Parameter(empty, requires_grad=old.requires_grad))
         else:
             setattr(owner, leaf, empty)
-    try:
-        result.load_state_dict(dict(state_dict), strict=True)
-    except RuntimeError as exc:
-        raise StepFailed(
-            f"the pruned weights do not fit the pruned model: {str(exc).splitlines()[-1]}"
-        ) from exc
     return result
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.backends import RUNTIMES, Backend, get_backend
 from edgekit.errors import Unsupported
+from edgekit.plan.compression import plan_compression
 from edgekit.plan.gates import DEFAULT_MAX_DROP, plan_gates
-from edgekit.plan.pruning import DEFAULT_PRUNE_RATIO, plan_pruning
+from edgekit.plan.pruning import DEFAULT_PRUNE_RATIO
 from edgekit.plan.request import ALL, AUTO, PREFERRED, DataFacts, Request
 from edgekit.plan.schemes import plan_scheme
 from edgekit.plan.searching import plan_search
@@ -87,7 +88,7 @@ def make_plans(
     if not candidates:
         raise _cannot(profile, request, refused)
     shared: list[Rejected] = []
-    prune = plan_pruning(model, data, settings, profile, shared)
+    compress = plan_compression(model, data, request, settings, profile, shared)
     several = request.target in (AUTO, ALL)
     plans = []
     for candidate in candidates:
@@ -97,7 +98,7 @@ def make_plans(
             if c is not candidate
         ]
         companions = candidate.backend.companions(candidate.target, candidate.scheme)
-        gates = plan_gates(model, data, request, settings, candidate.scheme, pruned=prune is not None)
+        gates = plan_gates(model, data, request, settings, candidate.scheme, pruned=bool(compress))
         unsearched: list[Rejected] = []
         search = plan_search(candidate.scheme, candidate.target, gates, request, settings, unsearched)
         plans.append(
@@ -109,7 +110,14 @@ def make_plans(
                 scheme=candidate.scheme,
                 companions=companions,
                 steps=plan_steps(
-                    prune, search, candidate.target, candidate.scheme, companions, settings, profile, request
+                    compress,
+                    search,
+                    candidate.target,
+                    candidate.scheme,
+                    companions,
+                    settings,
+                    profile,
+                    request,
                 ),
                 gates=gates,
                 rejected=(*candidate.notes, *refused, *others, *shared, *unsearched),

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import UserError
-from edgekit.plan.request import DataFacts
+from edgekit.plan.request import DataFacts, Request
+from edgekit.settings import SETTINGS
 from edgekit.types import ModelSpec, PlanStep, Rejected
 
 if TYPE_CHECKING:
@@ -16,16 +17,23 @@ DEFAULT_PRUNE_RATIO = 0.3
 """Share of channels removed per layer: about half of the MACs go, since they fall with its square."""
 
 
+_DETAILS = ("importance", "scope", "ratios", "protect", "steps", "step_epochs")
+"""Settings that enter the step's configuration where they differ from their defaults."""
+
+
 def plan_pruning(
     model: ModelSpec,
     data: DataFacts,
+    request: Request,
     settings: Mapping[str, Any],
     profile: DeviceProfile,
     rejected: list[Rejected],
 ) -> PlanStep | None:
+    """The step, or None with the reason among ``rejected``. Raises UserError for what cannot be done."""
     ratio: float | None = settings["prune.ratio"]
+    trainable = model.trainable or request.student is not None
     if ratio is not None and ratio > 0:
-        if not model.trainable:
+        if not trainable:
             raise UserError(
                 "prune.ratio was set, but this model cannot be pruned: its source is fixed",
                 hint="give the model as file.py:callable or package.module:callable",
@@ -38,7 +46,12 @@ def plan_pruning(
     if ratio == 0:
         rejected.append(Rejected(alternative="structured pruning", reason="prune.ratio=0 was set"))
         return None
-    if not model.trainable:
+    if request.student is not None and ratio is None:
+        rejected.append(
+            Rejected(alternative="structured pruning", reason="a student was given: it is the smaller model")
+        )
+        return None
+    if not trainable:
         rejected.append(
             Rejected(
                 alternative="structured pruning",
@@ -55,21 +68,48 @@ def plan_pruning(
         )
         return None
     chosen = DEFAULT_PRUNE_RATIO if ratio is None else ratio
-    rejected.append(
-        Rejected(
-            alternative="unstructured pruning",
-            reason="zeros inside dense kernels save neither time nor memory",
+    if settings["sparsity.amount"] is None:
+        rejected.append(
+            Rejected(
+                alternative="unstructured pruning",
+                reason="zeros inside dense kernels save neither time nor memory",
+            )
         )
-    )
     return PlanStep(
         name="prune",
         config={
             "ratio": chosen,
             "round_to": profile.constraints.channel_multiple,
             "ignore": list(settings["prune.ignore"]),
+            **_details(settings),
         },
         reason=(
-            f"training data is there; {100 * chosen:g} % of the channels go, widths in multiples of "
-            f"{profile.constraints.channel_multiple} as the kernels of {profile.id} compute them"
+            f"training data is there; {100 * chosen:g} % of the channels go{_how(settings)}, widths in "
+            f"multiples of {profile.constraints.channel_multiple} as the kernels of {profile.id} compute them"
         ),
     )
+
+
+def _details(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in _DETAILS:
+        key = f"prune.{name}"
+        if settings[key] != SETTINGS[key].default:
+            found[name] = list(settings[key]) if isinstance(settings[key], tuple) else settings[key]
+    if "ratios" in found:
+        found["ratios"] = dict(found["ratios"])
+    return found
+
+
+def _how(settings: Mapping[str, Any]) -> str:
+    """What differs from the usual way, for the step's reason."""
+    words = []
+    if settings["prune.importance"] != SETTINGS["prune.importance"].default:
+        words.append(f"by {settings['prune.importance']} importance")
+    if settings["prune.scope"] != SETTINGS["prune.scope"].default:
+        words.append(f"ranked over {'all' if settings['prune.scope'] == 'global' else 'like'} groups")
+    if settings["prune.steps"] > 1:
+        words.append(f"in {settings['prune.steps']} steps with fine-tuning between")
+    if settings["prune.ratios"]:
+        words.append(f"other ratios for {len(settings['prune.ratios'])} groups")
+    return " " + ", ".join(words) if words else ""

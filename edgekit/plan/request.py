@@ -52,4 +52,8 @@ class Request:
     time_budget_minutes: float | None = None
     """How long the searches of a build may take together; None for as long as they need."""
     keep_nchw: bool = False
+    teacher: str | None = None
+    """A model to learn from in place of the original, as MODEL is named."""
+    student: str | None = None
+    """A model to ship in place of the original, which it is taught by and compared with."""
     settings: Mapping[str, Any] = field(default_factory=dict)

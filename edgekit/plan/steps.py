@@ -23,7 +23,7 @@ _CONVERSIONS = {
 
 
 def plan_steps(
-    prune: PlanStep | None,
+    compress: Sequence[PlanStep],
     search: PlanStep | None,
     target: Target,
     scheme: Scheme,
@@ -32,17 +32,8 @@ def plan_steps(
     profile: DeviceProfile,
     request: Request,
 ) -> tuple[PlanStep, ...]:
-    steps = []
-    if prune is not None:
-        steps.append(prune)
-        tuning = {
-            k.partition(".")[2]: v for k, v in settings.items() if k.startswith(("finetune.", "distill."))
-        }
-        steps.append(
-            PlanStep(
-                name="finetune", config=tuning, reason="recover accuracy, taught by the original's outputs"
-            )
-        )
+    """``compress`` and then what makes the files."""
+    steps = list(compress)
     steps.append(
         PlanStep(
             name="convert",

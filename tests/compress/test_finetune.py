@@ -160,7 +160,7 @@ def test_models_that_cannot_be_trained_say_why() -> None:
 
     with pytest.raises(StepFailed, match=r"failed at .*test_finetune.py:\d+ \(in forward\)"):
         finetune(OneSample(), None, _data(), task="classification", settings=QUICK)
-    with pytest.raises(StepFailed, match="in training, its original"):
+    with pytest.raises(StepFailed, match="in training, its teacher"):
         finetune(Auxiliary(), _net(2), _data(), task="classification", settings=QUICK)
     frozen = _net(1).requires_grad_(False)
     with pytest.raises(StepFailed, match="no trainable parameters"):

@@ -84,3 +84,29 @@ def test_defaults_are_values_that_a_user_could_give() -> None:
         assert setting.help
     assert resolved({}) == {key: s.default for key, s in SETTINGS.items()}
     assert resolved({"calib.samples": 3})["calib.samples"] == 3
+
+
+def test_ratios_kinds_and_rules_are_parsed() -> None:
+    found = parse_settings(
+        [
+            "prune.ratios=a.b=0.5, c=0",
+            "distill.kinds=response, hint",
+            "prune.protect=none",
+            "lowrank.energy=0.9",
+        ]
+    )
+    assert found == {
+        "prune.ratios": (("a.b", 0.5), ("c", 0.0)),
+        "distill.kinds": ("response", "hint"),
+        "prune.protect": (),
+        "lowrank.energy": 0.9,
+    }
+    for wrong in (
+        "prune.ratios=a",
+        "prune.ratios=a=2",
+        "distill.kinds=soul",
+        "distill.kinds=",
+        "prune.protect=last",
+    ):
+        with pytest.raises(UserError, match=wrong.partition("=")[0]):
+            parse_settings([wrong])

@@ -1,0 +1,144 @@
+"""Which steps change the torch model, in which order, and why the others are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import UserError
+from edgekit.plan.pruning import plan_pruning
+from edgekit.plan.request import DataFacts, Request
+from edgekit.settings import SETTINGS
+from edgekit.types import ModelSpec, PlanStep, Rejected
+
+if TYPE_CHECKING:
+    from edgekit.profiles.schema import DeviceProfile
+
+_ALWAYS = (
+    "finetune.epochs",
+    "finetune.lr",
+    "finetune.batch_size",
+    "finetune.patience",
+    "finetune.optimizer",
+    "distill.temperature",
+    "distill.alpha",
+)
+
+
+def plan_compression(
+    model: ModelSpec,
+    data: DataFacts,
+    request: Request,
+    settings: Mapping[str, Any],
+    profile: DeviceProfile,
+    rejected: list[Rejected],
+) -> tuple[PlanStep, ...]:
+    """Steps in the order in which they run. Raises UserError for wishes that contradict model or data."""
+    if request.student is not None and data.train == 0:
+        raise UserError(
+            "a student was given, but there is no training data to teach it with", hint="give --train"
+        )
+    if request.teacher is not None and data.train == 0:
+        raise UserError(
+            "a teacher was given, but there is no training data to teach with", hint="give --train"
+        )
+    steps = []
+    prune = plan_pruning(model, data, request, settings, profile, rejected)
+    if prune is not None:
+        if settings["prune.bn_l1"] > 0:
+            steps.append(_shrink(settings))
+        if settings["prune.steps"] > 1:
+            prune = replace(prune, config={**prune.config, "finetune": _tuning(settings, sparse=False)})
+        steps.append(prune)
+    steps += _low_rank(model, request, settings, profile)
+    steps += _sparse(model, request, settings)
+    if (steps or request.student is not None) and data.train > 0:
+        taught = "the original's outputs" if request.teacher is None else f"{request.teacher}"
+        steps.append(
+            PlanStep(
+                name="finetune",
+                config=_tuning(settings, sparse=settings["sparsity.amount"] is not None),
+                reason="train the student, taught by " + taught
+                if request.student is not None
+                else "recover accuracy, taught by " + taught,
+            )
+        )
+    elif request.teacher is not None:
+        raise UserError(
+            "a teacher was given, but nothing is trained in this build",
+            hint="give --student, or let the model be pruned",
+        )
+    return tuple(steps)
+
+
+def _trainable(model: ModelSpec, request: Request, key: str) -> None:
+    if not model.trainable and request.student is None:
+        raise UserError(
+            f"{key} was set, but this model cannot be changed: its source is fixed",
+            hint="give the model as file.py:callable or package.module:callable",
+        )
+
+
+def _low_rank(
+    model: ModelSpec, request: Request, settings: Mapping[str, Any], profile: DeviceProfile
+) -> list[PlanStep]:
+    energy, budget = settings["lowrank.energy"], settings["lowrank.budget"]
+    if energy is None and budget is None:
+        return []
+    if energy is not None and budget is not None:
+        raise UserError("lowrank.energy and lowrank.budget exclude each other", hint="leave one of them away")
+    _trainable(model, request, "lowrank.energy" if budget is None else "lowrank.budget")
+    asked = (
+        f"{100 * energy:g} % of the weights' energy" if budget is None else f"{100 * budget:g} % of the MACs"
+    )
+    return [
+        PlanStep(
+            name="lowrank",
+            config={
+                "energy": energy,
+                "budget": budget,
+                "method": settings["lowrank.method"],
+                "round_to": profile.constraints.channel_multiple,
+                "ignore": list(settings["lowrank.ignore"]),
+            },
+            reason=f"asked for: layers as products of thin ones, down to {asked}, where that saves MACs",
+        )
+    ]
+
+
+def _sparse(model: ModelSpec, request: Request, settings: Mapping[str, Any]) -> list[PlanStep]:
+    amount = settings["sparsity.amount"]
+    if amount is None:
+        return []
+    _trainable(model, request, "sparsity.amount")
+    return [
+        PlanStep(
+            name="sparsify",
+            config={
+                "amount": amount,
+                "method": settings["sparsity.method"],
+                "ignore": list(settings["sparsity.ignore"]),
+            },
+            reason=f"asked for: {100 * amount:g} % of the weights become zero, for a smaller compressed "
+            "file; dense kernels take the same time",
+        )
+    ]
+
+
+def _shrink(settings: Mapping[str, Any]) -> PlanStep:
+    config = _tuning(settings, sparse=False)
+    return PlanStep(
+        name="shrink",
+        config={**config, "epochs": settings["prune.bn_epochs"], "bn_l1": settings["prune.bn_l1"]},
+        reason="asked for: training that pushes batch norm's scales of idle channels to zero before pruning",
+    )
+
+
+def _tuning(settings: Mapping[str, Any], *, sparse: bool) -> dict[str, Any]:
+    """The settings of fine-tuning: the usual ones, and of the others those that differ from the default."""
+    found = {}
+    for key, value in settings.items():
+        if key in _ALWAYS or (key.startswith(("finetune.", "distill.")) and value != SETTINGS[key].default):
+            found[key.partition(".")[2]] = list(value) if isinstance(value, tuple) else value
+    return found | ({"keep_zeros": True} if sparse else {})

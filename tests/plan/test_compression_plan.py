@@ -1,0 +1,92 @@
+"""Which compression steps a plan holds, in which order, with which settings, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from edgekit.errors import UserError
+from edgekit.plan import DataFacts, Request, make_plan
+from edgekit.profiles import load_profile
+from edgekit.settings import parse_settings
+from edgekit.types import ModelSpec, Plan, TensorSpec
+
+MODEL = ModelSpec(
+    name="net",
+    source="m.py:net",
+    sha256="0" * 64,
+    inputs=(TensorSpec(name="x", shape=(1, 3, 8, 8), dtype="float32"),),
+    outputs=(TensorSpec(name="y", shape=(1, 10), dtype="float32"),),
+    task="classification",
+)
+TRAIN = DataFacts(calib=100, train=1000, train_labelled=True)
+
+
+def _plan(*settings: str, data: DataFacts = TRAIN, model: ModelSpec = MODEL, **request: Any) -> Plan:
+    asked = Request(settings=parse_settings(settings), **request)
+    return make_plan(load_profile("pi4"), model, data, asked)
+
+
+def _names(plan: Plan) -> list[str]:
+    return [
+        s.name
+        for s in plan.steps
+        if s.name not in ("convert", "quantize", "search", "companion", "verify", "measure", "bundle")
+    ]
+
+
+def test_the_usual_plan_says_nothing_of_settings_that_were_not_touched() -> None:
+    plan = _plan()
+    assert _names(plan) == ["prune", "finetune"]
+    prune, tune = plan.step("prune"), plan.step("finetune")
+    assert prune is not None and set(prune.config) == {"ratio", "round_to", "ignore"}
+    assert tune is not None and "kinds" not in tune.config and "augment" not in tune.config
+    assert any(r.alternative == "unstructured pruning" for r in plan.rejected)
+
+
+def test_wishes_become_steps_in_their_order() -> None:
+    plan = _plan(
+        "prune.importance=bn", "prune.bn_l1=1e-4", "prune.steps=3", "prune.ratios=a=0.5",
+        "prune.scope=isomorphic",
+        "lowrank.energy=0.9", "sparsity.amount=0.7", "distill.kinds=hint",
+    )  # fmt: skip
+    assert _names(plan) == ["shrink", "prune", "lowrank", "sparsify", "finetune"]
+    prune, low, tune = plan.step("prune"), plan.step("lowrank"), plan.step("finetune")
+    assert prune is not None and low is not None and tune is not None
+    assert prune.config["importance"] == "bn" and prune.config["ratios"] == {"a": 0.5}
+    assert prune.config["finetune"]["kinds"] == ["hint"] and tune.config["keep_zeros"] is True
+    assert low.config["round_to"] == prune.config["round_to"]
+    for word in ("bn importance", "like groups", "3 steps", "1 groups"):
+        assert word in prune.reason
+    assert not any(r.alternative == "unstructured pruning" for r in plan.rejected)
+
+
+def test_a_student_is_trained_and_pruned_only_on_request() -> None:
+    plan = _plan(student="s.py:net")
+    assert _names(plan) == ["finetune"] and "train the student" in plan.steps[0].reason
+    assert any("a student was given" in r.reason for r in plan.rejected)
+    assert _names(_plan("prune.ratio=0.4", student="s.py:net")) == ["prune", "finetune"]
+    fixed = ModelSpec(**{**vars(MODEL), "trainable": False})
+    assert _names(_plan(model=fixed, student="s.py:net")) == ["finetune"]
+    assert "taught by t.py:net" in _plan(teacher="t.py:net").steps[1].reason
+
+
+FIXED = ModelSpec(**{**vars(MODEL), "trainable": False})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: _plan("lowrank.energy=0.9", "lowrank.budget=0.5"), "exclude each other"),
+        (lambda: _plan("lowrank.energy=0.9", model=FIXED), "cannot be changed"),
+        (lambda: _plan("sparsity.amount=0.9", model=FIXED), "cannot be changed"),
+        (lambda: _plan(student="s", data=DataFacts(calib=9)), "no training data to teach"),
+        (lambda: _plan(teacher="t", data=DataFacts(calib=9)), "no training data to teach"),
+        (lambda: _plan("prune.ratio=0", teacher="t"), "nothing is trained"),
+    ],
+)
+def test_wishes_that_cannot_be_are_refused(make: Callable[[], Plan], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
