@@ -103,7 +103,8 @@ def _features(units: Sequence[Mapping[str, Any]], refused: set[int], tile: Tile)
 def _kind(plain: str, macs: int, unit: Mapping[str, Any]) -> Kind:
     """By the operator's cost and name. TFLite names depthwise convolutions, others say it by their groups."""
     if macs and plain not in ("batchmatmul", "matmul", "bmm"):
-        shape = next(iter(unit.get("input_shapes") or ()), ())
+        inputs = tuple(unit.get("input_shapes") or ())
+        shape: tuple[int, ...] = tuple(inputs[0]) if inputs else ()
         by_groups = plain.startswith("conv") and len(shape) > 1 and 1 < (unit.get("groups") or 1) == shape[1]
         named = plain.startswith("depthwise")
         return "depthwise" if named or (by_groups and not str(unit["op"]).isupper()) else "dense"
