@@ -110,7 +110,9 @@ def test_help_is_said_without_torch(bench_build: ModuleType) -> None:
 )
 def test_real_models_need_their_folder(name: str, arguments: list[str]) -> None:
     command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
-    done = subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={"PATH": "", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "--realdata or EDGEKIT_REALDATA" in done.stderr
 

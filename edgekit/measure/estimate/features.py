@@ -40,7 +40,7 @@ class OpFeatures:
 
     ``macs`` are with output channels rounded up to the kernel's tile; ``bytes`` are those of activations
     read and written and of stored weights; ``scores`` are anchors times classes of a detection
-    post-processing, else 0. ``fused`` operators cost nothing of their own.
+    post-processing, else 0; reading them is part of that cost. ``fused`` operators cost nothing of their own.
     """
 
     name: str
@@ -89,7 +89,9 @@ def _features(units: Sequence[Mapping[str, Any]], refused: set[int], tile: Tile)
             kind=_kind(plain, macs, unit),
             integer=integer,
             macs=macs * rounded,
-            bytes=0 if fused else weights + width_of * (math.prod(shape) + sum(math.prod(s) for s in inputs)),
+            bytes=0
+            if fused or scores
+            else weights + width_of * (math.prod(shape) + sum(math.prod(s) for s in inputs)),
             scores=scores,
             delegated=unit.get("index", -1) not in refused,
             fused=fused,
