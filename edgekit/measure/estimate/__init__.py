@@ -6,6 +6,15 @@ coefficients from measured runs. Method and accuracy: docs/estimate.md.
 
 from edgekit.measure.estimate.features import OpFeatures, features
 from edgekit.measure.estimate.interval import Comparison, compare
-from edgekit.measure.estimate.model import Estimate, OpCost, estimate_latency
+from edgekit.measure.estimate.model import Estimate, OpCost, estimate_latency, significant
 
-__all__ = ["Comparison", "Estimate", "OpCost", "OpFeatures", "compare", "estimate_latency", "features"]
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "OpCost",
+    "OpFeatures",
+    "compare",
+    "estimate_latency",
+    "features",
+    "significant",
+]
