@@ -262,15 +262,15 @@ def published_problem(device: str, rows: Sequence[Row]) -> Problem:
         amounts[2 + at] = 1e3 * r.depthwise / (r.threads * ghz * 1e9)
         amounts[4:] = [1e3 * r.bytes / 1e9, 1e-3 * r.ops, 1e-6 * r.scores]
         columns.append(amounts)
-    design = np.zeros((7, 6))
-    design[:6, :5] = DESIGN
-    design[6, 5] = 1.0
+    design = np.zeros((7, 7))
+    design[:6, :6] = DESIGN
+    design[6, 6] = 1.0
     return Problem(
         terms=np.asarray(columns),
         ms=np.asarray([r.ms for r in rows]),
         design=design,
-        prior=np.log([lanes, 2 * lanes, profile.memory.copy_gb_s or 1.0, 1.0, 1.0, 10.0]),
-        sd=np.asarray([0.3, 0.3, 0.3, 1.0, 0.3, 1.0]),
+        prior=np.log([lanes, 2 * lanes, profile.memory.copy_gb_s or 1.0, 1.0, 1.0, 1.0, 10.0]),
+        sd=np.asarray([0.3, 0.3, 0.3, 1.0, 0.5, 0.5, 1.0]),
     )
 
 

@@ -39,6 +39,11 @@ COMMANDS = {
         "estimate",
         "Predict the latency of a bundle or a model file, without the device.",
     ),
+    "calibrate": (
+        "edgekit.cli.calibrate",
+        "calibrate",
+        "Fit a profile's latency coefficients to a device.",
+    ),
     "doctor": ("edgekit.cli.doctor", "doctor", "Say what is missing here and the command that mends it."),
     "cache": ("edgekit.cli.cache", "cache", "Show or clear the store of artifacts and finished steps."),
 }

@@ -48,6 +48,7 @@ DELEGATES: dict[Runtime, tuple[Delegate, ...]] = {
 _CONFIG = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
+_COEFFICIENTS = 6
 
 
 class _Section(BaseModel):
@@ -197,6 +198,14 @@ class MacsPerCycle(_Section):
     fp16: _Positive | None = None
 
 
+class DepthwiseShare(_Section):
+    """Rate of depthwise kernels as a share of that of dense ones, which is smaller where dense int8 kernels
+    have a dot product and depthwise ones have not."""
+
+    fp32: _Positive = 1.0
+    int8: _Positive = 1.0
+
+
 class Tile(_Section):
     """Output channels that the runtime's kernels compute at once; 1 where that is unknown."""
 
@@ -222,8 +231,7 @@ class Estimate(_Section):
 
     macs_per_cycle: MacsPerCycle
     efficiency: float = Field(gt=0, le=1)
-    depthwise: _Positive | None = None
-    """Rate of depthwise kernels as a share of that of the others; unknown is taken as 1."""
+    depthwise: DepthwiseShare = DepthwiseShare()
     op_us: _Positive
     copy_gb_s: _Positive
     post_process_ns: _Positive | None = None
@@ -247,8 +255,17 @@ class Estimate(_Section):
     """Own runs that the coefficients were fitted to."""
     interval_log: _Positive | None = None
     """Half width of the 90 % interval of log latency: a conformal quantile of left-out runs (10 or more)."""
-    covariance: tuple[tuple[float, ...], ...] = Field(default=(), strict=False)
-    """Of the logs of macs_per_cycle.fp32, .int8, copy_gb_s, op_us and depthwise, in that order."""
+    covariance: tuple[Annotated[tuple[float, ...], Field(strict=False)], ...] = Field(
+        default=(), strict=False
+    )
+    """Of the logs of macs_per_cycle.fp32, .int8, copy_gb_s, op_us, depthwise.fp32 and .int8."""
+
+    @field_validator("covariance")
+    @classmethod
+    def _square(cls, value: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+        if value and [len(row) for row in value] != [_COEFFICIENTS] * _COEFFICIENTS:
+            raise ValueError(f"covariance must have {_COEFFICIENTS} rows of {_COEFFICIENTS} numbers")
+        return value
 
 
 class DeviceProfile(_Section):

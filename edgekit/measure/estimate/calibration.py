@@ -5,34 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgekit.errors import UserError
-from edgekit.measure.estimate.features import OpFeatures, features
+from edgekit.measure.estimate.features import OpFeatures
 from edgekit.measure.estimate.fit import Fit, Problem, fit, leave_out
 from edgekit.measure.estimate.interval import conformal_quantile
+from edgekit.measure.estimate.model import COEFFICIENTS
 
 if TYPE_CHECKING:
     from edgekit.profiles.schema import DeviceProfile
+    from edgekit.profiles.schema import Estimate as Coefficients
 
 DESIGN = np.asarray(
     [
-        [-1, 0, 0, 0, 0],  # dense float32
-        [0, -1, 0, 0, 0],  # dense int8
-        [-1, 0, 0, 0, -1],  # depthwise float32: the dense rate times the depthwise share
-        [0, -1, 0, 0, -1],  # depthwise int8
-        [0, 0, -1, 0, 0],  # bytes
-        [0, 0, 0, 1, 0],  # operators
+        [-1, 0, 0, 0, 0, 0],  # dense float32
+        [0, -1, 0, 0, 0, 0],  # dense int8
+        [-1, 0, 0, 0, -1, 0],  # depthwise float32: the dense rate times the depthwise share
+        [0, -1, 0, 0, 0, -1],  # depthwise int8
+        [0, 0, -1, 0, 0, 0],  # bytes
+        [0, 0, 0, 1, 0, 0],  # operators
     ],
     dtype=np.float64,
 )
 """How the terms of a run are made of the logs of :data:`edgekit.measure.estimate.model.COEFFICIENTS`."""
 
-_SD = np.asarray([0.3, 0.3, 0.3, 1.0, 0.3])
+_SD = np.asarray([0.3, 0.3, 0.3, 1.0, 0.5, 0.5])
 """Of the prior, in logs: rates and bandwidth of a data sheet are right within a third, the cost of an
-operator is hardly known."""
+operator is hardly known, and depthwise kernels reach anything from a quarter of the dense rate to all."""
 _FEWEST_GROUPS = 2
 
 
@@ -44,38 +46,47 @@ class Point:
     threads: int
     ms: float
     spread: float
-    """(p90 - median) / median of the runs."""
+    """(largest - smallest) / median of the medians of separate starts."""
     ops: tuple[OpFeatures, ...]
+    network: bool = False
+    """A network of the user's, not a generated model that is one kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
     """Coefficients in the units of a profile, and how well they do.
 
-    ``leave_one_out`` has log(measured / predicted) of each point from a fit without its model, ``error``
-    the mean of |predicted / measured - 1| over them.
+    ``leave_one_out`` has log(measured / predicted) of each point from a fit without its model. ``error`` is
+    the median of |predicted / measured - 1| over them: a generated model that alone tells of a coefficient
+    is predicted from the prior when it is left out. ``network_error`` is the mean over networks, None
+    without any; ``interval_log`` their conformal quantile, None for fewer than ten runs of networks.
     """
 
     fp32: float
     int8: float
     copy_gb_s: float
     op_us: float
-    depthwise: float
+    depthwise_fp32: float
+    depthwise_int8: float
     covariance: tuple[tuple[float, ...], ...]
     n_points: int
     leave_one_out: tuple[float, ...]
     error: float
+    network_error: float | None
     interval_log: float | None
     seen: Mapping[str, bool]
     """By coefficient, whether any run says something about it; the others are what they were."""
 
 
-def measured_features(
-    units: Sequence[Mapping[str, Any]], coverage: Sequence[Mapping[str, Any]], profile: DeviceProfile
-) -> tuple[OpFeatures, ...]:
-    """Operators of a calibration model, with the tile of the profile's coefficients."""
-    assert profile.estimate is not None
-    return tuple(features(units, coverage, profile.estimate.tile))
+def starting_point(profile: DeviceProfile) -> Coefficients:
+    """The coefficients that a fit starts from. Raises UserError for a profile without them or a clock."""
+    if profile.estimate is None or all(c.ghz is None for c in profile.cores):
+        what = "clock" if profile.estimate else "estimate section"
+        raise UserError(
+            f"the profile {profile.id} has no {what} to start from",
+            hint='state cores.ghz and data-sheet figures under [estimate], with calibration = "spec"',
+        )
+    return profile.estimate
 
 
 def calibrate(points: Sequence[Point], profile: DeviceProfile) -> Calibrated:
@@ -83,13 +94,8 @@ def calibrate(points: Sequence[Point], profile: DeviceProfile) -> Calibrated:
 
     Raises UserError for a profile without coefficients or clock, and for points of fewer than two models.
     """
-    model = profile.estimate
-    clocks = [c.ghz for c in profile.cores if c.ghz is not None]
-    if model is None or not clocks:
-        raise UserError(
-            f"the profile {profile.id} has no {'clock' if model else 'estimate section'} to start from",
-            hint='state cores.ghz and data-sheet figures under [estimate], with calibration = "spec"',
-        )
+    model = starting_point(profile)
+    clock = max(c.ghz for c in profile.cores if c.ghz is not None)
     names = [p.model for p in points]
     if len(set(names)) < _FEWEST_GROUPS:
         raise UserError("a calibration needs runs of two models at least")
@@ -98,10 +104,11 @@ def calibrate(points: Sequence[Point], profile: DeviceProfile) -> Calibrated:
         model.macs_per_cycle.int8 * model.efficiency,
         model.copy_gb_s,
         model.op_us,
-        model.depthwise or 1.0,
+        model.depthwise.fp32,
+        model.depthwise.int8,
     ]
     problem = Problem(
-        terms=np.asarray([_terms(p, max(clocks)) for p in points]),
+        terms=np.asarray([_terms(p, clock) for p in points]),
         ms=np.asarray([p.ms for p in points]),
         design=DESIGN,
         prior=np.log(prior),
@@ -109,6 +116,7 @@ def calibrate(points: Sequence[Point], profile: DeviceProfile) -> Calibrated:
     )
     found: Fit = fit(problem)
     residuals = leave_out(problem, names)
+    off, networks = np.abs(np.expm1(-residuals)), np.asarray([p.network for p in points])
     values = np.exp(found.theta)
     used = (problem.terms.sum(axis=0) > 0) @ np.abs(DESIGN) > 0
     return Calibrated(
@@ -116,13 +124,15 @@ def calibrate(points: Sequence[Point], profile: DeviceProfile) -> Calibrated:
         int8=float(values[1]),
         copy_gb_s=float(values[2]),
         op_us=float(values[3]),
-        depthwise=float(values[4]),
+        depthwise_fp32=float(values[4]),
+        depthwise_int8=float(values[5]),
         covariance=tuple(tuple(float(v) for v in row) for row in found.covariance),
         n_points=len(points),
         leave_one_out=tuple(float(r) for r in residuals),
-        error=float(np.mean(np.abs(np.expm1(-residuals)))),
-        interval_log=conformal_quantile(residuals.tolist()),
-        seen=dict(zip(("fp32", "int8", "copy", "op", "depthwise"), used.tolist(), strict=True)),
+        error=float(np.median(off)),
+        network_error=float(off[networks].mean()) if networks.any() else None,
+        interval_log=conformal_quantile(residuals[networks].tolist()),
+        seen=dict(zip(COEFFICIENTS, used.tolist(), strict=True)),
     )
 
 

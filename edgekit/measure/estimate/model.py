@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgekit.profiles.schema import DeviceProfile, Target
     from edgekit.profiles.schema import Estimate as Coefficients
 
-COEFFICIENTS = ("fp32", "int8", "copy", "op", "depthwise")
+COEFFICIENTS = ("fp32", "int8", "copy", "op", "depthwise fp32", "depthwise int8")
 """Order of the covariance in a profile."""
 
 _SHOWN = 8
@@ -163,7 +163,7 @@ def estimate_latency(
 def _cost(row: OpFeatures, c: Coefficients, ghz: float, threads: int) -> OpCost:
     per_cycle = (c.macs_per_cycle.int8 if row.integer else c.macs_per_cycle.fp32) * c.efficiency
     if row.kind == "depthwise":
-        per_cycle *= c.depthwise or 1.0
+        per_cycle *= c.depthwise.int8 if row.integer else c.depthwise.fp32
     rate = (threads if row.delegated else 1) * ghz * 1e9 * per_cycle
     scores = row.scores * (c.post_process_ns or 0.0) * 1e-6
     return OpCost(
@@ -180,10 +180,11 @@ def _gradient(rows: Sequence[OpFeatures], costs: Sequence[OpCost], total: float)
     """d log t / d log coefficient: minus a rate's share of the time, plus the share of the overhead."""
     shares = dict.fromkeys(COEFFICIENTS, 0.0)
     for row, cost in zip(rows, costs, strict=True):
+        precision = "int8" if row.integer else "fp32"
         if row.macs:
-            shares["int8" if row.integer else "fp32"] -= cost.compute_ms
+            shares[precision] -= cost.compute_ms
         if row.kind == "depthwise":
-            shares["depthwise"] -= cost.compute_ms
+            shares[f"depthwise {precision}"] -= cost.compute_ms
         shares["copy"] -= cost.memory_ms
         shares["op"] += cost.overhead_ms
     return tuple(shares[name] / total if total else 0.0 for name in COEFFICIENTS)

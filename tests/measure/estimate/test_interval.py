@@ -63,7 +63,7 @@ def test_a_ratio_is_known_better_than_its_parts_and_worse_outside() -> None:
 
 def test_coefficients_that_two_files_share_cancel() -> None:
     """Uncertainty of the fp32 rate says nothing about the ratio of two nets that spend alike on it."""
-    loose = [[0.0] * 5 for _ in range(5)]
+    loose = [[0.0] * 6 for _ in range(6)]
     loose[0][0] = 0.5**2
     profile = measured(n_points=3, covariance=tuple(tuple(row) for row in loose))
     one, same, int8 = (
