@@ -45,7 +45,9 @@ def runtime_name(target: Target, tools: Mapping[str, str]) -> str:
 def check_out(out: Path) -> None:
     """Raise UserError unless a profile can be written there, which is found before long work starts."""
     if out.suffix != ".toml":
-        raise UserError(f"{out} is no profile: its name must end in .toml")
+        raise UserError(
+            f"{out} is no profile: its name must end in .toml", hint="give --out a name such as my_board.toml"
+        )
     if out.exists():
         raise UserError(f"{out} is there already", hint="give another name to --out, or remove it")
     if not out.parent.is_dir():
