@@ -179,6 +179,7 @@ def device_lines(device: str, rows: Sequence[Row]) -> Iterator[Line]:
         yield accuracy(
             f"{device}: {precision}", [r.predicted.ms for r in some], [r.ms for r in some], limits=False
         )
+    yield from bandwidth_lines(device, rows)
     held = sum(r.predicted.interval[0] <= r.ms <= r.predicted.interval[1] for r in rows)
     yield Line(
         what=f"{device}: 90 % interval",
@@ -204,6 +205,18 @@ def device_lines(device: str, rows: Sequence[Row]) -> Iterator[Line]:
     ]
     if sizes:
         yield decisions(f"{device}: is the smaller EfficientDet faster?", sizes, limit=False)
+
+
+def bandwidth_lines(device: str, rows: Sequence[Row]) -> Iterator[Line]:
+    """The same with the profile's own memory figure, where the estimate uses another."""
+    profile = load_profile(device)
+    assert profile.estimate is not None
+    own, used = profile.memory.copy_gb_s, profile.estimate.copy_gb_s
+    if own is None or abs(own / used - 1) < 0.05:
+        return
+    predicted = [r.predicted.ms * (1 + r.predicted.shares["memory"] * (used / own - 1)) for r in rows]
+    what = f"{device}: with {own:g} GB/s instead of {used:g}"
+    yield accuracy(what, predicted, [r.ms for r in rows], limits=False)
 
 
 def decisions(what: str, pairs: Sequence[tuple[Row, Row]], *, limit: bool) -> Line:

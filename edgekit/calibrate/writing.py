@@ -134,6 +134,9 @@ def _lines(
         low, high = _range(getattr(model, key), [of(p) for p in points])
         yield f"{key} = [{low:.3e}, {high:.3e}]"
     yield f"n_points = {found.n_points}"
+    if found.network_sigma is not None:  # no narrower than what the user's own networks were off by
+        sigmas = {k: max(v, found.network_sigma) for k, v in model.sigma.model_dump().items()}
+        yield f"sigma = {{ {', '.join(f'{k} = {v:.4g}' for k, v in sigmas.items())} }}"
     if found.interval_log is not None:
         yield f"interval_log = {found.interval_log:.4g}"
     rows = ", ".join("[" + ", ".join(f"{v:.6e}" for v in row) + "]" for row in found.covariance)

@@ -58,8 +58,9 @@ class Calibrated:
 
     ``leave_one_out`` has log(measured / predicted) of each point from a fit without its model. ``error`` is
     the median of |predicted / measured - 1| over them: a generated model that alone tells of a coefficient
-    is predicted from the prior when it is left out. ``network_error`` is the mean over networks, None
-    without any; ``interval_log`` their conformal quantile, None for fewer than ten runs of networks.
+    is predicted from the prior when it is left out. ``network_error`` is the mean over networks and
+    ``network_sigma`` the root mean square of their logs, None without any; ``interval_log`` is their
+    conformal quantile, None for fewer than ten runs of networks.
     """
 
     fp32: float
@@ -73,6 +74,7 @@ class Calibrated:
     leave_one_out: tuple[float, ...]
     error: float
     network_error: float | None
+    network_sigma: float | None
     interval_log: float | None
     seen: Mapping[str, bool]
     """By coefficient, whether any run says something about it; the others are what they were."""
@@ -131,6 +133,7 @@ def calibrate(points: Sequence[Point], profile: DeviceProfile) -> Calibrated:
         leave_one_out=tuple(float(r) for r in residuals),
         error=float(np.median(off)),
         network_error=float(off[networks].mean()) if networks.any() else None,
+        network_sigma=float(np.sqrt(np.mean(residuals[networks] ** 2))) if networks.any() else None,
         interval_log=conformal_quantile(residuals[networks].tolist()),
         seen=dict(zip(COEFFICIENTS, used.tolist(), strict=True)),
     )

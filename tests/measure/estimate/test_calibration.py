@@ -92,6 +92,7 @@ def test_networks_that_were_left_out_give_the_interval() -> None:
     assert few.interval_log is None and few.network_error is not None
     found = calibrate([*points(), *networks], load_profile("pi4"))
     assert found.network_error == pytest.approx(0.1, abs=0.05)
+    assert found.network_sigma == pytest.approx(0.1, abs=0.05)
     assert found.interval_log is not None and 0.08 < found.interval_log < 0.25
 
 
