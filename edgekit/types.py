@@ -125,6 +125,12 @@ class Unit:
     weight_bytes: int
     output_shape: tuple[int, ...]
     precision: str
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    """Of the activations that it reads, constants left out; () where the backend does not tell."""
+    channels: int | None = None
+    """Output channels of a convolution or a product with weights."""
+    groups: int = 1
+    """Of a convolution; as many as channels in a depthwise one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,5 +89,8 @@ def _is_the_device(candidate: Candidate) -> bool:
 
 def _estimated(candidate: Candidate) -> float | None:
     profile = candidate.made.inputs.profile
-    estimate = estimate_latency(profile, candidate.target, candidate.made.verified["units"])
+    verified = candidate.made.verified
+    estimate = estimate_latency(
+        profile, candidate.target, verified["units"], coverage=verified.get("coverage", ())
+    )
     return None if estimate is None else estimate.ms

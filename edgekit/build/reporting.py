@@ -11,6 +11,7 @@ from edgekit.build.compression import Compressed
 from edgekit.build.inputs import Inputs
 from edgekit.build.runner import Outcome
 from edgekit.build.scores import worst_sqnr
+from edgekit.measure.estimate import estimate_latency, significant
 from edgekit.store import digest_json
 from edgekit.types import Artifact, Gate, Measurement, Plan, Scheme, to_json
 from edgekit.verify.numerics import Closeness, closeness
@@ -139,10 +140,39 @@ def assemble(made: Made, *, gates: Sequence[Gate], status: str, warnings: Sequen
         "calibration": _calibration(made.calibration),
         "pruning": _pruning(made),
         "search": made.search,
-        "measurements": [to_json(m) for m in made.measurements],
+        "measurements": [to_json(m) for m in (*made.measurements, *_estimated(made))],
         "gates": [{**to_json(g), "passed": g.passed} for g in gates],
         "warnings": list(dict.fromkeys(warnings)),
     }
+
+
+def _estimated(made: Made) -> list[Measurement]:
+    """Latency of the built file as the profile's coefficients predict it; nothing where it has none."""
+    profile = made.inputs.profile
+    target = next(t for t in profile.targets if f"{t.runtime}/{t.delegate}" == made.plan.target)
+    found = estimate_latency(profile, target, made.verified["units"], coverage=made.verified["coverage"])
+    if found is None:
+        return []
+    median, interval = found.shown
+    detail = {
+        "interval90": interval,
+        "basis": f"{found.basis}; {found.runtime}",
+        "validated_on": found.validated_on,
+        "within_validated_range": found.known,
+        "shares": {name: significant(share, 2) for name, share in found.shares.items()},
+        "assumes": found.assumes,
+        "warnings": found.warnings,
+    }
+    return [
+        Measurement(
+            metric="latency",
+            unit="ms",
+            source="estimate",
+            median=median,
+            threads=found.threads,
+            detail=detail,
+        )
+    ]
 
 
 def _file(artifact: Artifact) -> dict[str, Any]:

@@ -34,6 +34,16 @@ COMMANDS = {
         "bench",
         "Measure a bundle or a model file on a device, emulator or this host.",
     ),
+    "estimate": (
+        "edgekit.cli.estimate",
+        "estimate",
+        "Predict the latency of a bundle or a model file, without the device.",
+    ),
+    "calibrate": (
+        "edgekit.cli.calibrate",
+        "calibrate",
+        "Fit a profile's latency coefficients to a device.",
+    ),
     "doctor": ("edgekit.cli.doctor", "doctor", "Say what is missing here and the command that mends it."),
     "cache": ("edgekit.cli.cache", "cache", "Show or clear the store of artifacts and finished steps."),
 }

@@ -48,6 +48,7 @@ DELEGATES: dict[Runtime, tuple[Delegate, ...]] = {
 _CONFIG = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
+_COEFFICIENTS = 6
 
 
 class _Section(BaseModel):
@@ -197,20 +198,74 @@ class MacsPerCycle(_Section):
     fp16: _Positive | None = None
 
 
+class DepthwiseShare(_Section):
+    """Rate of depthwise kernels as a share of that of dense ones, which is smaller where dense int8 kernels
+    have a dot product and depthwise ones have not."""
+
+    fp32: _Positive = 1.0
+    int8: _Positive = 1.0
+
+
+class Tile(_Section):
+    """Output channels that the runtime's kernels compute at once; 1 where that is unknown."""
+
+    fp32: _Count = 1
+    int8: _Count = 1
+
+
+class ResidualSigma(_Section):
+    """Standard deviations of log(measured / predicted): networks of families like those that the
+    coefficients were checked on, any other, and int8. The defaults are those of a Pi 4 (docs/estimate.md)."""
+
+    known: _Positive = 0.20
+    unseen: _Positive = 0.27
+    int8: _Positive = 0.27
+
+
 class Estimate(_Section):
     """Coefficients of an additive model of latency, memory traffic not divided by threads:
 
-    t = MACs / (threads * GHz * macs_per_cycle * efficiency) + bytes / copy_gb_s + ops * op_us.
+    t = MACs / (threads * GHz * macs_per_cycle * efficiency) + bytes / copy_gb_s + ops * op_us
+        + scores * post_process_ns.
     """
 
     macs_per_cycle: MacsPerCycle
     efficiency: float = Field(gt=0, le=1)
+    depthwise: DepthwiseShare = DepthwiseShare()
     op_us: _Positive
     copy_gb_s: _Positive
+    post_process_ns: _Positive | None = None
+    """TFLite's detection post-processing, per anchor and class, which runs on one thread."""
+    tile: Tile = Tile()
+    sigma: ResidualSigma = ResidualSigma()
     runtime: str
     """The runtime and version that the coefficients describe: they hold for no other."""
+    targets: tuple[str, ...] = Field(default=("tflite/xnnpack", "executorch/xnnpack"), strict=False)
+    """Targets that they are used for; the first is the one that they come from."""
     calibration: Literal["spec", "public", "measured"]
     """spec: data-sheet figures; public: fitted on published runs of this device; measured: on own runs."""
+    conditions: str = ""
+    """Of measured coefficients: clock, governor, runtime version, machine."""
+    validated_on: str = ""
+    """What predictions were compared with, and how they did."""
+    macs_range: tuple[_Positive, _Positive] | None = Field(default=None, strict=False)
+    bytes_range: tuple[_Positive, _Positive] | None = Field(default=None, strict=False)
+    """Smallest and largest network (MACs, bytes moved) that predictions were compared on."""
+    n_points: int = Field(default=0, ge=0)
+    """Own runs that the coefficients were fitted to."""
+    interval_log: _Positive | None = None
+    """Half width of the 90 % interval of log latency: a conformal quantile of left-out runs (10 or more)."""
+    covariance: tuple[Annotated[tuple[float, ...], Field(strict=False)], ...] = Field(
+        default=(), strict=False
+    )
+    """Of the logs of macs_per_cycle.fp32, .int8, copy_gb_s, op_us, depthwise.fp32 and .int8."""
+
+    @field_validator("covariance")
+    @classmethod
+    def _square(cls, value: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+        if value and [len(row) for row in value] != [_COEFFICIENTS] * _COEFFICIENTS:
+            raise ValueError(f"covariance must have {_COEFFICIENTS} rows of {_COEFFICIENTS} numbers")
+        return value
 
 
 class DeviceProfile(_Section):

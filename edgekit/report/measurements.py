@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekit.report import charts, formats
 
-_SHOWN_APART = frozenset({"classes", "ops", "modelled"})
+_SHOWN_APART = frozenset({"classes", "ops", "modelled", "interval90"})
 _COUNTS = frozenset({"instructions", "misses", "accesses"})
 _TIME_UNITS = frozenset({"s", "ms", "us", "ns"})
 
@@ -90,10 +90,17 @@ def _cell(m: Mapping[str, Any] | None, scale: formats.Scale, countable: bool) ->
         why = "an emulator cannot know it" if m["source"] == "emulator" and m["unit"] in _TIME_UNITS else ""
         return {"text": formats.NOT_MEASURED, "sub": why}
 
+    predicted = m["source"] == "estimate"
+
     def show(x: float) -> str:
+        if predicted:
+            return f"{x:g}"  # it has no more digits than are known
         return scale.number(x) if countable else formats.significant(x)
 
+    interval90 = (m.get("detail") or {}).get("interval90")
     parts = []
+    if interval90 is not None:
+        parts.append(f"90 % interval {show(interval90[0])} to {show(interval90[1])}")
     if m["p90"] is not None:
         parts.append(f"p90 {show(m['p90'])}")
     if m["ci95"] is not None:

@@ -71,6 +71,8 @@ JSON: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {
     ("inspect",): (("BUNDLE",), "units"),
     ("verify",): (("BUNDLE",), "samples"),
     ("bench",): (("BUNDLE", "--runs", "3"), "measurements"),
+    ("estimate",): (("BUNDLE",), "interval90"),
+    ("calibrate",): (("--device", "local", "--also", "BUNDLE", "--also", "FILE"), "coefficients"),
     ("doctor",): ((), None),
     ("cache", "size"): ((), "objects"),
     ("cache", "clear"): ((), "objects"),
@@ -90,12 +92,17 @@ def test_json_is_one_document_on_stdout(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    if path == ("bench",) and shutil.which("cc") is None:
+    if path in (("bench",), ("calibrate",)) and shutil.which("cc") is None:
         pytest.skip("no C compiler")
     if path == ("cache", "clear"):
         monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "store"))
     arguments, key = JSON[path]
-    given = [str(tiny_build.built.folder) if a == "BUNDLE" else a for a in arguments]
+    folder = tiny_build.built.folder
+    paths = {"BUNDLE": str(folder), "FILE": str(folder / "bundle" / "model.tflite")}
+    given = [paths.get(a, a) for a in arguments]
+    if path == ("calibrate",):  # generated models take long to convert; the runs of two files do not
+        monkeypatch.setattr("edgekit.calibrate.generated_jobs", lambda *args, **options: [])
+        given += ["--profile", "pi4", "--max-spread", "100", "--out", str(tmp_path / "board.toml")]
     if path in (("build",), ("plan",)):
         given += ["--profile", "pi4"]
     said = cli(*path, *given, "--json")

@@ -100,10 +100,19 @@ def test_help_is_said_without_torch(bench_build: ModuleType) -> None:
     assert bench_build.help_imports_torch() is False
 
 
-@pytest.mark.parametrize("name", ["bench_build", "bench_models"])
-def test_real_models_need_their_folder(name: str) -> None:
-    arguments = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), "--only", "cifar_resnet20"]
-    done = subprocess.run(arguments, env={"PATH": ""}, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("bench_build", ["--only", "cifar_resnet20"]),
+        ("bench_models", ["--only", "cifar_resnet20"]),
+        ("bench_estimate", []),
+    ],
+)
+def test_real_models_need_their_folder(name: str, arguments: list[str]) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
+    done = subprocess.run(
+        command, env={"PATH": "", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "--realdata or EDGEKIT_REALDATA" in done.stderr
 
@@ -139,3 +148,58 @@ def test_a_real_model_fills_its_row(
 def test_every_real_model_is_in_the_table(bench_models: ModuleType, realdata: Path) -> None:
     present = {path.stem for path in (realdata / "weights").glob("*.safetensors")}
     assert present == {name.partition(".")[0] for name in bench_models.CASES}
+
+
+@pytest.fixture(scope="module")
+def bench_estimate() -> ModuleType:
+    return load("bench_estimate")
+
+
+PUBLISHED = {
+    "network": "v2",
+    "precision": "fp32",
+    "threads": "4",
+    "dense_macs": "280000000",
+    "depthwise_macs": "20000000",
+    "bytes_moved": "70000000",
+    "ops": "65",
+}
+
+
+def test_a_published_network_costs_its_sums(bench_estimate: ModuleType) -> None:
+    row = bench_estimate.row_of(PUBLISHED, "pi4", 46.0)
+    rate = 4 * 1.5e9 * 4.0 * 0.75
+    expected = 1e3 * (300e6 / rate + 70e6 / 2.8e9 + 65 * 3e-6)
+    assert row.predicted.ms == pytest.approx(expected)
+    detector = bench_estimate.row_of({**PUBLISHED, "network": "lite0"}, "pi4", 176.0)
+    assert detector.scores == 19206 * 90
+    assert detector.predicted.ms == pytest.approx(expected + 19206 * 90 * 22e-6)
+
+
+def test_a_missed_limit_is_said(bench_estimate: ModuleType) -> None:
+    good = bench_estimate.accuracy("x", [1.0, 2.1], [1.0, 2.0], limits=True)
+    assert good.ok is True and "MAPE 2.5 %" in good.figures and good.n == 2
+    assert bench_estimate.accuracy("x", [1.0, 3.0], [1.0, 2.0], limits=True).ok is False
+    wrong = [
+        (
+            bench_estimate.row_of(PUBLISHED, "pi4", 20.0),
+            bench_estimate.row_of({**PUBLISHED, "precision": "int8"}, "pi4", 30.0),
+        )
+    ]
+    assert bench_estimate.decisions("int8?", wrong, limit=True).ok is False
+
+
+@pytest.mark.realdata
+def test_estimates_are_as_good_as_documented(bench_estimate: ModuleType, realdata: Path) -> None:
+    found = {line.what: line for line in bench_estimate.lines(realdata / "latency")}
+    assert [line for line in found.values() if line.ok is False] == []
+    assert found["pi4: shipped profile (public points)"].n == 54
+    assert found["pi4: does int8 pay?"].n == 26
+    limited = {what for what, line in found.items() if line.ok}
+    assert {
+        "pi4: shipped profile (public points)",
+        "pi4: 90 % interval",
+        "pi4: does int8 pay?",
+        "pi4: fitted, one network left out",
+        "NAS-Bench-201 pixel3: group medians",
+    } <= limited

@@ -44,6 +44,13 @@ def describe(program: torch.export.ExportedProgram, lowered: Lowered) -> bytes:
                 ),
                 "output_shape": [int(d) for d in first_tensor(node.meta["val"]).shape],
                 "precision": precision,
+                "input_shapes": [
+                    [int(d) for d in first_tensor(a.meta["val"]).shape]
+                    for a in node.all_input_nodes
+                    if a.name not in constants and first_tensor(a.meta.get("val")) is not None
+                ],
+                "channels": _channels(node),
+                "groups": _groups(node),
                 "accelerated": placed is None or placed.accelerated,
                 "reason": placed.reason if placed else "",
                 "arithmetic": placed is not None and op_name(node) not in SHAPE_ONLY,
@@ -62,7 +69,16 @@ def describe(program: torch.export.ExportedProgram, lowered: Lowered) -> bytes:
 def read_units(data: Mapping[str, Any]) -> list[Unit]:
     """Units from described data."""
     fields = ("name", "op", "index", "macs", "weight_bytes", "precision")
-    return [Unit(**{f: u[f] for f in fields}, output_shape=tuple(u["output_shape"])) for u in data["units"]]
+    return [
+        Unit(
+            **{f: u[f] for f in fields},
+            output_shape=tuple(u["output_shape"]),
+            input_shapes=tuple(tuple(shape) for shape in u.get("input_shapes", ())),
+            channels=u.get("channels"),
+            groups=u.get("groups", 1),
+        )
+        for u in data["units"]
+    ]
 
 
 def read_coverage(data: Mapping[str, Any]) -> list[OpCoverage]:
@@ -104,6 +120,22 @@ def macs(node: Any) -> int:
         query, key, value = shapes[:3]
         return int(math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
     return 0
+
+
+def _channels(node: Any) -> int | None:
+    """Output channels: the second axis of a convolution, the last of a product with weights."""
+    name, shape = op_name(node), first_tensor(node.meta["val"]).shape
+    if name.startswith("conv"):
+        return int(shape[1])
+    return int(shape[-1]) if name in ("linear", "addmm") else None
+
+
+def _groups(node: Any) -> int:
+    """Groups of a convolution: channels that come in over channels that one filter reads."""
+    if not op_name(node).startswith("conv") or op_name(node).startswith("conv_transpose"):
+        return 1
+    given, weight = (first_tensor(a.meta["val"]).shape for a in node.all_input_nodes[:2])
+    return max(1, int(given[1]) // int(weight[1]))
 
 
 def _recurrent_macs(node: Any) -> int:

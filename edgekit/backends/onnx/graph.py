@@ -200,7 +200,16 @@ def units(artifact: Artifact) -> list[Unit]:
     noted = artifact.meta.get("units")
     if noted is not None:
         plain = ({k: v for k, v in row.items() if k != "tensor"} for row in noted)
-        return [Unit(**{**row, "output_shape": tuple(row["output_shape"])}) for row in plain]
+        return [
+            Unit(
+                **{
+                    **row,
+                    "output_shape": tuple(row["output_shape"]),
+                    "input_shapes": tuple(tuple(shape) for shape in row.get("input_shapes", ())),
+                }
+            )
+            for row in plain
+        ]
     graph = read_graph(artifact.path)
     return [unit_of(graph, op) for op in unit_ops(graph)]
 
@@ -214,7 +223,22 @@ def unit_of(graph: Graph, op: Op) -> Unit:
         weight_bytes=weight_bytes(graph, op),
         output_shape=graph.shapes.get(op.outputs[0], ()),
         precision=op_precision(graph, op),
+        input_shapes=tuple(
+            graph.shapes.get(t, ())
+            for t in op.inputs
+            if t and behind_conversions(graph, t) not in graph.constants
+        ),
+        channels=_channels(graph, op),
+        groups=int(op.attribute("group", 1)) if op.op in ("Conv", "ConvTranspose") else 1,
     )
+
+
+def _channels(graph: Graph, op: Op) -> int | None:
+    """Output channels: the second axis of a convolution, the last of a product with weights."""
+    shape = graph.shapes.get(op.outputs[0], ())
+    if op.op in ("Conv", "ConvTranspose"):
+        return shape[1] if len(shape) > 1 else None
+    return shape[-1] if op.op in WEIGHTED and shape else None
 
 
 def behind_conversions(graph: Graph, tensor: str) -> str:

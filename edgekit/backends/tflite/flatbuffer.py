@@ -260,9 +260,29 @@ def units(graph: Graph) -> list[Unit]:
                 weight_bytes=weights,
                 output_shape=out.shape,
                 precision=op_precision(graph, op),
+                input_shapes=tuple(graph.tensors[t].shape for t in op.inputs if not _held(graph, t)),
+                channels=out.shape[-1] if op.op in _WEIGHTED and out.shape else None,
+                groups=_groups(graph, op),
             )
         )
     return found
+
+
+_WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "FULLY_CONNECTED"})
+
+
+def _groups(graph: Graph, op: Op) -> int:
+    """Groups of a convolution: channels that come in over channels that one filter reads."""
+    if op.op == "DEPTHWISE_CONV_2D":
+        return graph.tensors[op.inputs[0]].shape[-1]
+    if op.op == "CONV_2D":
+        return max(1, graph.tensors[op.inputs[0]].shape[-1] // graph.tensors[op.inputs[1]].shape[-1])
+    return 1
+
+
+def _held(graph: Graph, tensor: int) -> bool:
+    """Whether the file holds a tensor's values, be it behind the DEQUANTIZE of fp16 weights."""
+    return graph.tensors[tensor].constant or _stored_bytes(graph, tensor) > 0
 
 
 def _stored_bytes(graph: Graph, tensor: int) -> int:
