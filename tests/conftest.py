@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch  # at once: its generator starts at a random place when a test brings it in
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,6 +80,32 @@ def eval():
 def calib_unlabelled():
     return [image for image, _ in calib()]
 '''
+
+
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_fixture_setup() -> Generator[None, object, object]:
+    """Every fixture draws from fresh global generators, and leaves its reader's as they were: weights that a
+    module initialises must not depend on which tests ran before, or on who asked for a fixture first."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    _seed()
+    try:
+        return (yield)
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """So does every test."""
+    _seed()
 
 
 _PASSED_ON = (
@@ -145,7 +174,6 @@ def arm64_tools(require_tools: Callable[..., None]) -> None:
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with model.py: ``net`` (trained), ``train``, ``calib``, ``eval`` and ``calib_unlabelled``."""
-    torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("tiny")

@@ -56,12 +56,23 @@ class TorchGraph:
     error_line: str = ""
 
 
-def trace(module: torch.nn.Module, sample: Sequence[Array]) -> TorchGraph:
-    """Export ``module`` (eval mode, static shapes) on one sample in source layout. Never raises."""
+def tensors(sample: Sequence[Array]) -> tuple[torch.Tensor, ...]:
+    """Arrays as tensors of their own memory, last axis innermost.
+
+    torch.export writes the order of a sample's axes into the program, and ExecuTorch then runs on no other:
+    samples in Fortran order, or cut out of a transposed array, must not decide that.
+    """
     import numpy as np
     import torch
 
-    inputs = tuple(torch.from_numpy(np.array(x)) for x in sample)
+    return tuple(torch.from_numpy(np.array(x, order="C")) for x in sample)
+
+
+def trace(module: torch.nn.Module, sample: Sequence[Array]) -> TorchGraph:
+    """Export ``module`` (eval mode, static shapes) on one sample in source layout. Never raises."""
+    import torch
+
+    inputs = tensors(sample)
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(module, inputs, strict=False)

@@ -413,7 +413,7 @@ class ExecuTorch:
             check_tensors(side, manifest[f"{side}s"], facts)
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
-        tensors = [self._torch.from_numpy(np.array(a)) for a in arrays]
+        tensors = [self._torch.from_numpy(np.array(a, order="C")) for a in arrays]
         return [np.array(y.numpy()) for y in self._method.execute(tensors)]
 
 
@@ -437,7 +437,7 @@ class TorchScript:
     def run(self, arrays: Sequence[Any]) -> list[Any]:
         # Without the profiling executor the first run computes as all later ones do.
         with self._torch.inference_mode(), self._torch.jit.optimized_execution(False):
-            return self._flat(self._module(*(self._torch.from_numpy(np.array(a)) for a in arrays)))
+            return self._flat(self._module(*(self._torch.from_numpy(np.array(a, order="C")) for a in arrays)))
 
     def _flat(self, result: Any) -> list[Any]:
         """The tensors of nested tuples, lists and dicts, in order."""

@@ -27,6 +27,7 @@ from edgekit.backends.executorch.observers import (
 from edgekit.backends.executorch.program import op_name
 from edgekit.backends.executorch.quantizer import UnitQuantizer
 from edgekit.backends.executorch.toolchain import quiet
+from edgekit.backends.torch_graph import tensors
 from edgekit.errors import DataError
 from edgekit.types import Event
 
@@ -138,7 +139,7 @@ class _Work:
         for number, samples in enumerate(groups):
             set_mode(self.graph, "watch", group=number)
             for sample in samples:
-                self.graph(*_tensors(sample))
+                self.graph(*tensors(sample))
                 done += 1
                 self._emit(Event(kind="progress", step="quantize", data={"done": done, "total": total}))
 
@@ -182,19 +183,15 @@ class _Work:
                 weight.raise_scales(_biases(self.graph)[bias_name], scale)
         if name.endswith(CORRECTED):
             step = max(1, len(samples) // _CORRECTION_SAMPLES)
-            correct_biases(self.graph, [_tensors(s) for s in samples[::step][:_CORRECTION_SAMPLES]])
+            correct_biases(self.graph, [tensors(s) for s in samples[::step][:_CORRECTION_SAMPLES]])
 
     def _seen(self, group: int) -> dict[str, calibration.Observed]:
         found = {k: o.observed(group) for k, o in self._activations.items()}
         return {k: o for k, o in found.items() if o is not None}
 
     def _run(self, samples: Sequence[Sequence[Array]]) -> list[Array]:
-        rows = [_arrays(self.graph(*_tensors(s))) for s in samples]
+        rows = [_arrays(self.graph(*tensors(s))) for s in samples]
         return [np.concatenate([np.atleast_1d(x) for x in column]) for column in zip(*rows, strict=True)]
-
-
-def _tensors(sample: Sequence[Array]) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in sample)
 
 
 def _arrays(outputs: Any) -> list[Array]:

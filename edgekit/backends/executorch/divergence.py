@@ -13,6 +13,7 @@ from edgekit.backends.executorch.lowering import lower
 from edgekit.backends.executorch.program import first_tensor, load, reexport, unit_nodes, unit_of
 from edgekit.backends.executorch.session import intermediate, runtime, tap_graph
 from edgekit.backends.executorch.toolchain import quiet
+from edgekit.backends.torch_graph import tensors
 from edgekit.types import Artifact
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def first_divergence(artifact: Artifact, sample: Sequence[Array], *, tolerance: 
         path.write_bytes(lowered.data)
         with quiet():
             method = runtime().load_program(path).load_method("forward")
-            found = method.execute([torch.from_numpy(x) for x in inputs])
+            found = method.execute(tensors(inputs))
         for name, value in zip(names, found, strict=True):
             error = _error(expected[name], value.numpy())
             if error > tolerance:

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgekit.backends.executorch.toolchain import quiet, require_executorch
+from edgekit.backends.torch_graph import tensors
 from edgekit.errors import ConversionError, Unsupported
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def capture(module: torch.nn.Module, sample: Sequence[Array]) -> torch.export.Ex
     import torch
 
     require_executorch()
-    inputs = tuple(torch.from_numpy(np.array(x)) for x in sample)
+    inputs = tensors(sample)
     with quiet(), torch.no_grad():
         try:
             program = torch.export.export(module, inputs, strict=False)
@@ -60,7 +59,7 @@ def reexport(graph: Any, sample: Sequence[Array]) -> torch.export.ExportedProgra
     """A changed graph module as a program again, static shapes of ``sample``."""
     import torch
 
-    inputs = tuple(torch.from_numpy(np.array(x)) for x in sample)
+    inputs = tensors(sample)
     with quiet(), torch.no_grad():
         return _without_traces(torch.export.export(graph, inputs, strict=False))
 

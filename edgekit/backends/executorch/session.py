@@ -12,6 +12,7 @@ import numpy as np
 from edgekit.backends.executorch.program import first_tensor, load, unit_of
 from edgekit.backends.executorch.toolchain import quiet, require_executorch
 from edgekit.backends.stderr_filter import stderr_without
+from edgekit.backends.torch_graph import tensors
 from edgekit.errors import StepFailed, Unsupported
 from edgekit.store import Store
 from edgekit.types import Artifact
@@ -74,11 +75,8 @@ class ExecuTorchSession:
 
     def run_raw(self, inputs: Sequence[Array]) -> list[Array]:
         """One inference on the artifact's own arrays."""
-        import torch
-
-        tensors = [torch.from_numpy(np.ascontiguousarray(x)) for x in inputs]
         try:
-            outputs = self._method.execute(tensors)
+            outputs = self._method.execute(tensors(inputs))
         except RuntimeError as exc:
             raise StepFailed(f"ExecuTorch failed to run {self.artifact.path.name}: {exc}") from exc
         return [t.numpy().copy() for t in outputs]
@@ -115,7 +113,7 @@ def tap_graph(graph: Any, inputs: Sequence[Array], units: set[str]) -> dict[str,
             return value
 
     with quiet(), torch.no_grad():
-        Watch(graph).run(*(torch.from_numpy(x) for x in inputs))
+        Watch(graph).run(*tensors(inputs))
     return found
 
 

@@ -14,6 +14,7 @@ from edgekit.backends import onnx_export, runner_io
 from edgekit.backends.onnx import coverage, dynamic, fp16, graph, int8, openvino, prepare, refusals, running
 from edgekit.backends.onnx.session import OnnxSession, Reader
 from edgekit.backends.onnx_preflight import unsupported_by_onnx
+from edgekit.backends.torch_graph import tensors
 from edgekit.errors import ConversionError, StepFailed, Unsupported
 from edgekit.types import (
     Artifact,
@@ -301,10 +302,7 @@ def _to_onnx(
     if isinstance(source, Path):
         shapes = tuple(t.shape for t in spec.inputs)
         return onnx_export.import_onnx(source, shapes, path, max_opset=max_opset)
-    import torch
-
-    inputs = tuple(torch.from_numpy(np.array(x)) for x in samples[0])
-    return onnx_export.export_onnx(source, inputs, path, max_opset=max_opset)
+    return onnx_export.export_onnx(source, tensors(samples[0]), path, max_opset=max_opset)
 
 
 def _max_opset(scheme: Scheme) -> int:

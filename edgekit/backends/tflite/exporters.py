@@ -19,7 +19,7 @@ import numpy as np
 from edgekit.backends import onnx_export
 from edgekit.backends.tflite import convert, flatbuffer, onnx_repair, signature
 from edgekit.backends.tflite.session import TFLiteSession
-from edgekit.backends.torch_graph import trace
+from edgekit.backends.torch_graph import tensors, trace
 from edgekit.errors import ConversionError, EdgekitError, StepFailed, StoreError, Unsupported
 from edgekit.types import Artifact, Emit, Event, ModelSpec, Scheme
 
@@ -148,7 +148,7 @@ def source_outputs(source: Any, samples: Sequence[Sequence[Array]]) -> list[list
     found = []
     with torch.inference_mode():
         for sample in samples:
-            result = source(*(torch.from_numpy(np.array(x)) for x in sample))
+            result = source(*tensors(sample))
             leaves = [y for y in pytree.tree_leaves(result) if isinstance(y, torch.Tensor)]
             found.append([y.numpy() for y in leaves])
     return found
@@ -212,7 +212,7 @@ def _by_onnx2tf(job: Job, scratch: Path) -> Artifact:
     if isinstance(job.source, Path):
         onnx_file = onnx_export.import_onnx(job.source, tuple(t.shape for t in job.spec.inputs), path)
     else:
-        onnx_file = onnx_export.export_onnx(job.source, _tensors(job.samples[0]), path)
+        onnx_file = onnx_export.export_onnx(job.source, tensors(job.samples[0]), path)
     if len(onnx_file.inputs) != len(job.spec.inputs):
         raise Unsupported(
             f"the model takes {len(job.spec.inputs)} inputs but uses {len(onnx_file.inputs)} of them",
@@ -286,9 +286,3 @@ def _stored(job: Job, made: convert.Converted, kept: Sequence[bool], producer: s
     log = job.store.put_bytes(made.log.encode())
     artifact = signature.describe(job.store.get(sha), sha, made.inputs, job.spec, kept, producer)
     return replace(artifact, meta={**artifact.meta, "log_sha256": log})
-
-
-def _tensors(sample: Sequence[Array]) -> tuple[Any, ...]:
-    import torch
-
-    return tuple(torch.from_numpy(np.array(x)) for x in sample)

@@ -121,7 +121,7 @@ def _trace_error(source: Any, spec: ModelSpec) -> str | None:
 
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            torch.jit.trace(source, tuple(zeros(spec.inputs)), check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+            torch.jit.trace(source, zeros(spec.inputs), check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     except Exception as exc:  # whatever the user's forward raises
         line = next((text.strip() for text in str(exc).splitlines() if text.strip()), "")
         return f"{type(exc).__name__}: {line}"[:300]

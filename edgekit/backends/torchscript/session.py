@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.backends.torch_graph import tensors
 from edgekit.backends.torchscript import archive, filegraph, units
 from edgekit.backends.torchscript.quantize import qnnpack
 from edgekit.errors import StepFailed
@@ -83,14 +84,7 @@ def _plain_executor() -> Any:
     return jit.optimized_execution(False)
 
 
-def tensors(arrays: Sequence[Array]) -> list[torch.Tensor]:
-    """Tensors of their own, which may be written to."""
-    import torch
-
-    return [torch.from_numpy(np.array(a)) for a in arrays]
-
-
-def zeros(specs: Sequence[TensorSpec]) -> list[torch.Tensor]:
+def zeros(specs: Sequence[TensorSpec]) -> tuple[torch.Tensor, ...]:
     """Inputs of the right shapes and dtypes, to see what a file does with them."""
     return tensors([np.zeros(t.shape, dtype=t.dtype) for t in specs])
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from edgekit.backends import calibration, calibration_choice
 from edgekit.backends.calibration_methods import Method, methods_of
+from edgekit.backends.torch_graph import tensors
 from edgekit.backends.torchscript import archive, filegraph, lift, quantize, units
-from edgekit.backends.torchscript.session import TorchScriptSession, tensors, zeros
+from edgekit.backends.torchscript.session import TorchScriptSession, zeros
 from edgekit.errors import ConversionError, Unsupported, UserError
 from edgekit.types import Artifact, Emit, ModelSpec, Precision, Scheme, TensorSpec, to_json
 

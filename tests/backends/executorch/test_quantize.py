@@ -21,16 +21,18 @@ def backend(tiny: Any) -> Any:
     return tiny.backend
 
 
+SPEC = ModelSpec(
+    name="awkward",
+    source="test",
+    sha256="0",
+    inputs=(TensorSpec(name="x", shape=(1, 3, 16, 16), dtype="float32", layout="NCHW"),),
+    outputs=(TensorSpec(name="y", shape=(1, 5), dtype="float32"),),
+)
+
+
 @pytest.fixture(scope="session")
 def exported(backend: Any, awkward: Any, images: Any) -> Artifact:
-    spec = ModelSpec(
-        name="awkward",
-        source="test",
-        sha256="0",
-        inputs=(TensorSpec(name="x", shape=(1, 3, 16, 16), dtype="float32", layout="NCHW"),),
-        outputs=(TensorSpec(name="y", shape=(1, 5), dtype="float32"),),
-    )
-    return backend.export(awkward, spec, images[:1], store=Store(), scheme=Scheme(), emit=ignore_events)
+    return backend.export(awkward, SPEC, images[:1], store=Store(), scheme=Scheme(), emit=ignore_events)
 
 
 def quantized(backend: Any, artifact: Artifact, images: Any, scheme: Scheme, **more: Any) -> Artifact:
@@ -53,6 +55,20 @@ def test_layers_compute_in_int8_and_what_has_no_kernel_does_not(
     assert {u.precision for u in backend.units(exported)} == {"float32"}
     _, complaints = backend.check(made, INT8)
     assert any("sigmoid" in c for c in complaints)
+
+
+def test_the_memory_order_of_samples_is_not_that_of_the_program(
+    backend: Any, awkward: Any, images: Any, exported: Artifact
+) -> None:
+    """ExecuTorch stops with error 0x10 when the axes of an input lie in another order than the program's."""
+    (x,) = images[0]
+    columns = np.asfortranarray(x)
+    assert columns.strides != x.strides
+    other = backend.export(awkward, SPEC, [[columns]], store=Store(), scheme=Scheme(), emit=ignore_events)
+    assert other.sha256 == exported.sha256
+    for rows in (columns, x[:, ::-1][:, ::-1], np.broadcast_to(x[0], (1, 3, 16, 16))):
+        (want,), (got,) = backend.session(exported).run([x]), backend.session(other).run([rows])
+        np.testing.assert_array_equal(got, want)
 
 
 def test_what_portable_kernels_run_is_told_with_the_reason(backend: Any, made: Artifact) -> None:

@@ -35,6 +35,9 @@ def test_values_beyond_half_precision_stay_float32(export_net: Callable[..., Any
         def __init__(self) -> None:
             super().__init__()
             self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+            with torch.no_grad():  # the values between must be large on both sides of the ReLU
+                self.first.weight.copy_(torch.eye(4))
+                self.first.bias.zero_()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.last(torch.relu(self.first(x) * 1e6) * 1e-6)
@@ -44,8 +47,10 @@ def test_values_beyond_half_precision_stay_float32(export_net: Callable[..., Any
     made = net.quantized("fp16")
     assert made.meta["kept_float32"], "the product by a million does not fit"
     assert np.isfinite(net.sqnr(made)) and net.sqnr(made) > 40
-    precisions = {u.op: u.precision for u in net.backend.units(made)}
-    assert precisions["Mul"] == "float32" and "fp16" in precisions.values()
+    precisions = [(u.op, u.precision) for u in net.backend.units(made)]
+    products = [precision for op, precision in precisions if op == "Mul"]
+    assert products == ["float32", "float32"], "one makes values beyond the range, the other reads them"
+    assert {precision for op, precision in precisions if op in ("Gemm", "MatMul")} == {"fp16"}
 
 
 def test_a_unit_can_be_kept_out_of_fp16(joins: Any) -> None:

@@ -136,6 +136,7 @@ def test_the_engine_and_the_warnings_of_others_are_left_alone(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the control flow on shapes
 def test_a_torchscript_module_is_a_source_too(make: Callable[..., Any]) -> None:
     made = make(ShapedFlow, (1, 3, 16, 16))
     traced = torch.jit.trace(made.module, torch.from_numpy(made.samples[0][0]), check_trace=False)
@@ -145,6 +146,7 @@ def test_a_torchscript_module_is_a_source_too(make: Callable[..., Any]) -> None:
     assert again.sha256 == made.artifact.sha256
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_foreign_and_damaged_files_are_refused(make: Callable[..., Any], tmp_path: Path) -> None:
     made = make(ShapedFlow, (1, 3, 16, 16))
     backend = made.backend
