@@ -31,6 +31,8 @@ class Recipe:
     seed: int | None = None
     max_drop: float | None = None
     max_size_bytes: int | None = None
+    latency_ms: float | None = None
+    speedup: float | None = None
     keep_nchw: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -41,6 +43,8 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "seed": (int,),
     "max_drop": (int, float),
     "max_size_bytes": (int,),
+    "latency_ms": (int, float),
+    "speedup": (int, float),
     "keep_nchw": (bool,),
 }
 

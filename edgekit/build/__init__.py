@@ -23,6 +23,7 @@ from edgekit.build.planning import plan_targets
 from edgekit.build.recipes import recipe_of
 from edgekit.build.reporting import assemble
 from edgekit.build.runner import Runner, source_digest
+from edgekit.build.target import search_target
 from edgekit.build.writing import write_candidate
 from edgekit.devices.base import Link
 from edgekit.errors import EdgekitError, StepFailed, UserError
@@ -101,13 +102,18 @@ def build(
     links = [_open(plan, inputs, request, runner) for plan in plans]
     minutes = request.time_budget_minutes
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    targeted = search_target(inputs, runner, plans[0], links[0][0])
+    if targeted is not None:  # one compressed model serves every target of the build
+        plans = [targeted.applied(p) for p in plans]
+    found_target = None if targeted is None else targeted.report
     compressed = Compressed(inputs, runner, plans[0])
     finished: list[tuple[Candidate, Sequence[str], Runner]] = []
     failed: list[Failed] = []
     for plan, (link, missing) in zip(plans, links, strict=True):
         own = runner.labelled(plan.target if len(plans) > 1 else "")
         try:
-            finished.append((lower(inputs, own, plan, compressed, link, deadline), missing, own))
+            made = lower(inputs, own, plan, compressed, link, deadline, found_target)
+            finished.append((made, missing, own))
         except (EdgekitError, OSError) as exc:
             if len(plans) == 1 or not _is_of_the_target(exc):
                 raise

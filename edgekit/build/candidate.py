@@ -17,9 +17,10 @@ from edgekit.build.reporting import Made
 from edgekit.build.runner import Runner
 from edgekit.devices.base import Link
 from edgekit.errors import EdgekitError, StepFailed
+from edgekit.measure.estimate import estimate_latency
 from edgekit.plan.gates import gates_for
 from edgekit.tune import Trial
-from edgekit.types import Artifact, Event, Gate, Measurement, Plan, Scheme
+from edgekit.types import Artifact, Event, Gate, Measurement, Plan, Scheme, to_json
 
 if TYPE_CHECKING:
     from edgekit.bundle.golden import GoldenSample
@@ -71,10 +72,12 @@ def lower(
     compressed: Compressed,
     link: Link | None,
     deadline: float | None = None,
+    target_search: Mapping[str, Any] | None = None,
 ) -> Candidate:
     """Convert, quantise, verify and measure for one plan. ``link`` None measures nothing.
 
-    ``deadline``: when a search that the plan allows has to end, on the clock of ``time.monotonic``.
+    ``deadline``: when a search that the plan allows has to end, on the clock of ``time.monotonic``;
+    ``target_search``: what the search for a latency found, for the report.
     """
     backend = get_backend(plan.backend)
     target = next(t for t in inputs.profile.targets if f"{t.runtime}/{t.delegate}" == plan.target)
@@ -143,6 +146,8 @@ def lower(
         scheme=found.scheme,
         final_stage=found.stage,
         search=found.search,
+        estimates=_estimates(inputs, backend, target, {"baseline": baseline_file, "final": final}),
+        target=target_search,
     )
     gates = gates_for(plan.gates, found.scheme, verified["units"])
     return Candidate(
@@ -258,6 +263,20 @@ def _golden_outputs(lowering: Lowering, artifact: Artifact) -> tuple[tuple[Array
         tuple(session.run_raw(session.encode([x[i : i + 1] for x in lowering.samples])))
         for i in range(min(_GOLDEN, len(lowering.samples[0])))
     )
+
+
+def _estimates(
+    inputs: Inputs, backend: Backend, target: Target, files: Mapping[str, Artifact]
+) -> dict[str, float]:
+    """Milliseconds by file that the profile's coefficients predict; none where it has none."""
+    found = {}
+    for subject, file in files.items():
+        units = [to_json(u) for u in backend.units(file)]
+        covered = [to_json(c) for c in backend.coverage(file, target)]
+        estimate = estimate_latency(inputs.profile, target, units, coverage=covered)
+        if estimate is not None:
+            found[subject] = estimate.ms
+    return found
 
 
 def _check_equal(

@@ -22,12 +22,16 @@ def recipe_of(candidate: Candidate, profile: str, request: Request, seed: int) -
             "quantize.form": next(p["form"] for p in made.search["points"] if p["chosen"]),
             "search.rungs": [],
         }
+    if made.target is not None:
+        settings |= {"prune.ratio": 0.0, "prune.ratios": sorted(made.target["ratios"].items())}
     recipe = Recipe(
         profile=profile,
         target=plan.target,
         seed=seed,
         max_drop=request.max_drop,
         max_size_bytes=request.max_size_bytes,
+        latency_ms=request.latency_ms,
+        speedup=request.speedup,
         keep_nchw=request.keep_nchw,
         settings=settings,
     )

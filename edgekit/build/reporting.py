@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import edgekit
@@ -47,6 +47,10 @@ class Made:
     """What the final file was made by: the plan's, or what the search chose instead."""
     final_stage: str = "quantize"
     search: Mapping[str, Any] | None = None
+    estimates: Mapping[str, float] = field(default_factory=dict)
+    """Estimated milliseconds of "baseline" and "final", where the profile has coefficients."""
+    target: Mapping[str, Any] | None = None
+    """What the search for a latency or a speed-up found."""
 
     def gate_value(self, name: str) -> float | None:
         """What was measured for a gate; None when it was not."""
@@ -59,11 +63,26 @@ class Made:
             if self.samples_from == "random":
                 return None
             return worst_sqnr(self.original, self.outputs)
+        if name in ("latency", "speedup"):
+            return self._cost_value(name)
         if name == "int8_share":
             return float(self.verified["facts"]["int8_share"])
         if name == "file_size":
             return float(self.final.bytes)
         raise KeyError(name)
+
+    def _cost_value(self, name: str) -> float | None:
+        """Latency in ms, or how many times cheaper than the float32 original, on the best basis there is."""
+        found = {(m.metric, m.subject): m.median for m in self.measurements if m.median is not None}
+        after = found.get(("latency", "final"))
+        if name == "latency":
+            return after if after is not None else self.estimates.get("final")
+        for metric in ("latency", "instructions"):
+            before, after = found.get((metric, "baseline")), found.get((metric, "final"))
+            if before is not None and after is not None:
+                return before / after
+        before, after = self.estimates.get("baseline"), self.estimates.get("final")
+        return before / after if before is not None and after is not None else None
 
     def stages(self, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         """One row per step that ran, with the file that it made."""
@@ -140,6 +159,7 @@ def assemble(made: Made, *, gates: Sequence[Gate], status: str, warnings: Sequen
         "calibration": _calibration(made.calibration),
         "pruning": _pruning(made),
         "search": made.search,
+        "target_search": made.target,
         "measurements": [to_json(m) for m in (*made.measurements, *_estimated(made))],
         "gates": [{**to_json(g), "passed": g.passed} for g in gates],
         "warnings": list(dict.fromkeys(warnings)),

@@ -13,7 +13,7 @@ from edgekit.build.lowering import Lowering
 from edgekit.build.scores import SEARCHED, gate_values
 from edgekit.errors import EdgekitError
 from edgekit.measure.estimate import estimate_latency
-from edgekit.tune import Ladder, Layer, Outcome, Point, Ranked, Trial, climb, layers_of, margin_of, rank
+from edgekit.tune import Ladder, Outcome, Point, Ranked, Trial, climb, layers_of, margin_of, rank
 from edgekit.types import Artifact, Event, Gate, PlanStep, Unit, to_json
 from edgekit.verify import reference
 
@@ -136,7 +136,8 @@ class BudgetSearch:
                 return _noise(want, got)
 
             found = rank(layers, noise, measurements=measurements)
-            rows = [{"units": r.layer.units, "gain": r.gain, "alone": r.alone} for r in found]
+            place = {layer.units: i for i, layer in enumerate(layers)}
+            rows = [{"layers": [place[x.units] for x in r.layers], "gain": r.gain} for r in found]
             return {"objects": [], "ranking": rows}
 
         calib = self.lowering.inputs.datas.get("calib")
@@ -149,13 +150,8 @@ class BudgetSearch:
             "tools": self.lowering.backend.tools(),
         }
         result = self.lowering.runner.run("search: ranking of layers", key, work)
-        macs = {layer.units: layer.macs for layer in layers}
         return [
-            Ranked(
-                layer=Layer(units=tuple(r["units"]), macs=macs[tuple(r["units"])]),
-                gain=float(r["gain"]),
-                alone=bool(r["alone"]),
-            )
+            Ranked(layers=tuple(layers[i] for i in r["layers"]), gain=float(r["gain"]))
             for r in result["ranking"]
         ]
 
@@ -217,5 +213,13 @@ def search_rows(outcome: Outcome, gates: Sequence[Gate], seconds: float) -> dict
             }
             for p in outcome.points
         ],
-        "ranking": [{"layer": r.layer.units[0], "gain": r.gain, "alone": r.alone} for r in outcome.ranking],
+        "ranking": [
+            {
+                "first": r.layers[0].units[0],
+                "last": r.layers[-1].units[0],
+                "layers": len(r.layers),
+                "gain": r.gain,
+            }
+            for r in outcome.ranking
+        ],
     }

@@ -69,6 +69,20 @@ _OPTIONS = [
     click.option("--max-drop", type=_Finite(0, 100), metavar="POINTS", help="Accuracy that may be lost."),
     click.option("--max-size", type=_Finite(0, min_open=True), metavar="MB", help="Largest model file."),
     click.option(
+        "--latency",
+        type=_Finite(0, min_open=True),
+        metavar="MS",
+        help="Most milliseconds for one inference: measured over --device, else estimated. With --train, "
+        "layers are narrowed until it holds.",
+    ),
+    click.option(
+        "--speedup",
+        type=_Finite(0, min_open=True),
+        metavar="X",
+        help="How many times faster than the float32 original: by latency over --device, by instructions on "
+        "the emulator. With --train, layers are narrowed until it holds.",
+    ),
+    click.option(
         "--time-budget",
         type=_Finite(0, min_open=True),
         metavar="MINUTES",
@@ -199,10 +213,12 @@ def with_recipe(options: dict[str, Any]) -> dict[str, Any]:
         return context.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
 
     filled = dict(options)
-    for name in ("profile", "target", "seed", "max_drop", "keep_nchw"):
+    for name in ("profile", "target", "seed", "max_drop", "speedup", "keep_nchw"):
         value = getattr(recipe, name)
         if value is not None and not given(name):
             filled[name] = value
+    if recipe.latency_ms is not None and not given("latency"):
+        filled["latency"] = recipe.latency_ms
     if recipe.max_size_bytes is not None and not given("max_size"):
         filled["max_size"] = recipe.max_size_bytes / 1_000_000
     if filled["profile"] is None:
@@ -236,6 +252,8 @@ def to_request(options: dict[str, Any]) -> tuple[Any, Any]:
         target=options["target"],
         max_drop=options["max_drop"],
         max_size_bytes=None if size is None else round(size * 1_000_000),
+        latency_ms=options["latency"],
+        speedup=options["speedup"],
         device=options["device"],
         time_budget_minutes=options["time_budget"],
         keep_nchw=options["keep_nchw"],

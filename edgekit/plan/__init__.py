@@ -19,6 +19,7 @@ from edgekit.plan.request import ALL, AUTO, PREFERRED, DataFacts, Request
 from edgekit.plan.schemes import plan_scheme
 from edgekit.plan.searching import plan_search
 from edgekit.plan.steps import PARITY_LIMIT, plan_steps
+from edgekit.plan.targeting import plan_target, target_gates
 from edgekit.settings import resolved
 from edgekit.types import ModelSpec, Plan, Problem, Rejected, Scheme
 
@@ -89,6 +90,8 @@ def make_plans(
         raise _cannot(profile, request, refused)
     shared: list[Rejected] = []
     compress = plan_compression(model, data, request, settings, profile, shared)
+    target = plan_target(model, data, request, settings, profile, shared)
+    compress = compress if target is None else (target, *compress)
     several = request.target in (AUTO, ALL)
     plans = []
     for candidate in candidates:
@@ -99,6 +102,7 @@ def make_plans(
         ]
         companions = candidate.backend.companions(candidate.target, candidate.scheme)
         gates = plan_gates(model, data, request, settings, candidate.scheme, pruned=bool(compress))
+        gates += target_gates(request, profile)
         unsearched: list[Rejected] = []
         search = plan_search(candidate.scheme, candidate.target, gates, request, settings, unsearched)
         plans.append(

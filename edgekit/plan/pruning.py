@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import UserError
 from edgekit.plan.request import DataFacts, Request
+from edgekit.plan.targeting import wanted
 from edgekit.settings import SETTINGS
 from edgekit.types import ModelSpec, PlanStep, Rejected
 
@@ -43,7 +44,7 @@ def plan_pruning(
                 "prune.ratio was set, but there is no training data to recover the accuracy",
                 hint="give --train",
             )
-    if ratio == 0:
+    if ratio == 0 and not settings["prune.ratios"]:
         rejected.append(Rejected(alternative="structured pruning", reason="prune.ratio=0 was set"))
         return None
     if request.student is not None and ratio is None:
@@ -68,6 +69,8 @@ def plan_pruning(
         )
         return None
     chosen = DEFAULT_PRUNE_RATIO if ratio is None else ratio
+    if ratio is None and wanted(request) and not settings["prune.ratios"]:
+        chosen = 0.0  # of each group as the search finds
     if settings["sparsity.amount"] is None:
         rejected.append(
             Rejected(

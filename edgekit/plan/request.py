@@ -48,6 +48,10 @@ class Request:
     """RUNTIME or RUNTIME/DELEGATE, or one of the names above."""
     max_drop: float | None = None
     max_size_bytes: int | None = None
+    latency_ms: float | None = None
+    """Most milliseconds for one inference on the device, as measured or estimated."""
+    speedup: float | None = None
+    """How many times faster than the float32 original: latency on a device, instructions on an emulator."""
     device: str | None = None
     time_budget_minutes: float | None = None
     """How long the searches of a build may take together; None for as long as they need."""

@@ -87,6 +87,10 @@ def climb(
     return search.outcome(ended)
 
 
+def _count(runs: Sequence[Ranked]) -> int:
+    return sum(len(r.layers) for r in runs)
+
+
 class _Search:
     def __init__(
         self,
@@ -132,8 +136,8 @@ class _Search:
         self._check()
         ranked = self.ranked = tuple(ranking(base))
         useful = [r for r in ranked if r.gain > 0]
-        most = min(len(useful), int(len(ranked) * _MOST_KEPT))
-        if not most:
+        most = min(len(useful), max(1, int(len(ranked) * _MOST_KEPT)))
+        if not useful:
             return None
         fails, holds = 0, None
         k = max(1, most // 4)
@@ -156,11 +160,11 @@ class _Search:
             if holds is None:
                 raise
             kept = self._fewest(ranked)
-        return f"{len(kept)} of {len(ranked)} layers in float32 hold the gates, all others are int8"
+        return f"{_count(kept)} of {_count(ranked)} layers in float32 hold the gates, all others are int8"
 
     def _give_back(self, base: Trial, kept: list[Ranked]) -> list[Ranked]:
         """Back to int8 what is not needed, in large pieces first, least useful layers first."""
-        order = sorted(kept, key=lambda r: (r.gain, -r.layer.macs))
+        order = sorted(kept, key=lambda r: (r.gain, -r.macs))
         piece, i = len(order) // 2, 0
         while piece >= 1 and len(order) > 1 and i < len(order):
             rest = order[:i] + order[i + piece :]
@@ -176,11 +180,11 @@ class _Search:
     def _fewest(self, ranked: Sequence[Ranked]) -> list[Ranked]:
         passed = [p for p in self.points if p.passed and p.trial.rung == "mixed"]
         units = set(min(passed, key=lambda p: len(p.trial.kept)).trial.kept)
-        return [r for r in ranked if units.issuperset(r.layer.units)]
+        return [r for r in ranked if units.issuperset(r.units)]
 
     def _keeps(self, base: Trial, kept: Sequence[Ranked]) -> bool:
-        units = [u for r in kept for u in r.layer.units]
-        point = self._try(keeping(base, "mixed", units, f"{len(kept)} layers in float32"))
+        units = [u for r in kept for u in r.units]
+        point = self._try(keeping(base, "mixed", units, f"{_count(kept)} layers in float32"))
         return point is not None and point.passed
 
     def wider(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Which layers lose most by int8: each measured in float while all others stay in int8."""
+"""Which layers lose most by int8: runs of them measured in float32 while all others stay in int8."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from edgekit.types import Unit
+
+_SHORTEST = 2
+"""Layers in a run, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +23,18 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """``gain``: the share of the output's noise power that goes when the layer is kept in float32.
+    """Neighbouring layers, and the share of the output's noise power that goes when they stay in float32."""
 
-    Layers that were only measured together with neighbours share the gain in proportion to nothing: each
-    has the group's gain divided by its size, and ``alone`` is False.
-    """
-
-    layer: Layer
+    layers: tuple[Layer, ...]
     gain: float
-    alone: bool
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        return tuple(u for layer in self.layers for u in layer.units)
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)
 
 
 def layers_of(units: Sequence[Unit]) -> list[Layer]:
@@ -47,40 +53,22 @@ def layers_of(units: Sequence[Unit]) -> list[Layer]:
 def rank(
     layers: Sequence[Layer], noise: Callable[[frozenset[str]], float], *, measurements: int
 ) -> list[Ranked]:
-    """Layers by what keeping them in float32 gains, best first, with at most ``measurements`` calls.
+    """Runs of neighbouring layers by what keeping them in float32 gains, best first.
 
     ``noise`` gives the noise power at the outputs (any unit) of a file in which the named units stay in
-    float32. Layers are measured one by one where that fits; otherwise neighbours are measured together, and
-    the group with the greatest gain is halved again and again, so that the calls go where the noise is.
+    float32; it is called at most ``measurements`` times. Runs and not single layers: a tensor is only free
+    of rounding when the layer that writes it and the one that reads it are both in float32, so a layer that
+    is kept alone gains next to nothing.
     """
     whole = noise(frozenset())
-    left = measurements - 1
-    if whole <= 0:
-        return [Ranked(layer=x, gain=0.0, alone=False) for x in layers]
-
-    def gain(group: Sequence[Layer]) -> float:
-        kept = frozenset(u for x in group for u in x.units)
-        return (whole - noise(kept)) / whole
-
-    count = len(layers) if len(layers) <= left else max(1, left // 2)
+    count = max(1, min(measurements - 1, len(layers) // _SHORTEST))
     bounds = [round(i * len(layers) / count) for i in range(count + 1)]
-    groups = [list(layers[a:b]) for a, b in pairwise(bounds) if b > a]
-    measured = [(gain(g), g) for g in groups]
-    left -= len(groups)
-    while left >= 2:
-        splittable = [m for m in measured if len(m[1]) > 1]
-        if not splittable:
-            break
-        best = max(splittable, key=lambda m: m[0])
-        measured.remove(best)
-        half = len(best[1]) // 2
-        for part in (best[1][:half], best[1][half:]):
-            measured.append((gain(part), part))
-        left -= 2
-    ranked = [
-        Ranked(layer=layer, gain=value / len(group), alone=len(group) == 1)
-        for value, group in measured
-        for layer in group
-    ]
-    order = {id(layer): i for i, layer in enumerate(layers)}
-    return sorted(ranked, key=lambda r: (-r.gain, order[id(r.layer)]))
+    runs = [tuple(layers[a:b]) for a, b in pairwise(bounds) if b > a]
+    if whole <= 0:
+        return [Ranked(layers=run, gain=0.0) for run in runs]
+
+    def gain(run: Sequence[Layer]) -> float:
+        return (whole - noise(frozenset(u for layer in run for u in layer.units))) / whole
+
+    ranked = [Ranked(layers=run, gain=gain(run)) for run in runs]
+    return sorted(ranked, key=lambda r: -r.gain)

@@ -48,9 +48,7 @@ class Fake:
         return self.point(trial)
 
     def ranking(self, trial: Trial) -> list[Ranked]:
-        ranked = [
-            Ranked(layer=layer, gain=n, alone=True) for layer, n in zip(self.layers, self.noise, strict=True)
-        ]
+        ranked = [Ranked(layers=(layer,), gain=n) for layer, n in zip(self.layers, self.noise, strict=True)]
         return sorted(ranked, key=lambda r: -r.gain)
 
     def climb(self, **ladder: Any) -> Outcome:
@@ -95,7 +93,7 @@ def test_mixed_keeps_as_few_layers_as_hold(limit: float) -> None:
 def test_layers_that_turn_out_needless_are_given_back() -> None:
     fake = Fake([1.0, 0.9, 0.8, 0.0, 0.0, 0.0, 0.0, 0.0], limit=1.8)
     fake.ranking = lambda trial: [  # type: ignore[method-assign]
-        Ranked(layer=fake.layers[i], gain=g, alone=True)
+        Ranked(layers=(fake.layers[i],), gain=g)
         for i, g in ((4, 0.9), (5, 0.8), (0, 0.7), (1, 0.6), (2, 0.5), (3, 0.4), (6, 0.3), (7, 0.2))
     ]
     outcome = fake.climb(rungs=("mixed",), evaluations=30)

@@ -1,0 +1,289 @@
+"""The search for pruning ratios that meet a latency or a speed-up, before anything else is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.backends import get_backend
+from edgekit.backends.onnx_export import tool_versions
+from edgekit.bench import bench
+from edgekit.build.inputs import Inputs, samples_of
+from edgekit.build.runner import Runner
+from edgekit.devices.base import Link
+from edgekit.errors import StepFailed
+from edgekit.measure.estimate import estimate_latency
+from edgekit.tune.target import GroupCurve, Met, Width, meet, path_of
+from edgekit.types import Artifact, Event, Plan, PlanStep, RunProtocol, Scheme, ignore_events, to_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgekit.types import Array
+
+_RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+_CALIBRATION = 10
+"""Calibration samples of trial files: their ranges do not change what they cost."""
+_COUNTED = RunProtocol(warmup=1, runs=1, threads=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targeted:
+    """The ratios that were found, and the report's "target_search" section."""
+
+    report: Mapping[str, Any]
+
+    def applied(self, plan: Plan) -> Plan:
+        """The plan with these ratios; without pruning where nothing has to be narrowed."""
+        ratios = self.report["ratios"]
+        steps = [_with(s, ratios) if s.name == "prune" else s for s in plan.steps]
+        if not ratios:
+            steps = [s for s in steps if s.name not in ("prune", "finetune")]
+        return replace(plan, steps=tuple(steps))
+
+
+def search_target(inputs: Inputs, runner: Runner, plan: Plan, link: Link | None) -> Targeted | None:
+    """Find the ratios that a plan's "target" step asks for; None where the plan has none.
+
+    Raises StepFailed where the cost cannot be had: the plan wants instructions and there is no emulator.
+    """
+    step = plan.step("target")
+    if step is None:
+        return None
+    search = _Search(inputs, runner, plan, step, link)
+    met = search.run()
+    ratios = dict(met.ratios)
+    text = met.reason if met.reached else f"{met.reason}: the target cannot be met by pruning alone"
+    runner.emit(Event(kind="info" if met.reached else "warning", step=runner.shown("target"), message=text))
+    found = {
+        "basis": step.config["basis"],
+        "limit": search.limit,
+        "unit": search.unit,
+        "baseline": search.baseline,
+        "reached": met.reached,
+        "cost": met.cost,
+        "reason": text,
+        "tried": [{"groups": len(t.ratios), "cost": t.cost} for t in met.tried],
+        "ratios": ratios,
+    }
+    return Targeted(report=found)
+
+
+def _with(step: PlanStep, ratios: Mapping[str, float]) -> PlanStep:
+    return replace(step, config={**step.config, "ratio": 0.0, "ratios": dict(ratios)})
+
+
+class _Search:
+    def __init__(self, inputs: Inputs, runner: Runner, plan: Plan, step: PlanStep, link: Link | None) -> None:
+        self._inputs, self._runner, self._plan, self._config = inputs, runner, plan, step.config
+        self._backend = get_backend(plan.backend)
+        self._basis = str(step.config["basis"])
+        self._link = link
+        self._target = next(t for t in inputs.profile.targets if f"{t.runtime}/{t.delegate}" == plan.target)
+        if self._basis != "estimate" and link is None:
+            raise StepFailed(
+                f"the target is to be met by {self._basis}, and nothing can be measured",
+                hint="see `edgekit doctor`",
+            )
+        self.unit = "instructions" if self._basis == "instructions" else "ms"
+        module = inputs.model.module
+        assert module is not None, "planned for trainable models only"
+        self._module = module
+        prune = plan.step("prune")
+        config = {} if prune is None else prune.config
+        self._how = {k: config[k] for k in ("ignore", "protect", "importance") if k in config}
+        self.baseline = 0.0
+        self.limit = 0.0
+
+    def run(self) -> Met:
+        if self._config["latency_ms"] is not None:
+            self.limit = float(self._config["latency_ms"])
+        if self._config["speedup"] is not None:
+            self.baseline = self._cost("target: original", {}, Scheme(delegate=self._plan.delegate))
+            asked = self.baseline / float(self._config["speedup"])
+            self.limit = min(self.limit or asked, asked)
+        path = path_of(self._curves())
+        scheme = replace(self._plan.scheme, calibration="minmax")
+
+        def cost(ratios: Mapping[str, float]) -> float:
+            found = self._cost(f"target: trial of {len(ratios)} groups", ratios, scheme)
+            message = f"{len(ratios)} groups narrowed: {found:,.4g} {self.unit} (limit {self.limit:,.4g})"
+            self._runner.emit(Event(kind="info", step=self._runner.shown("target"), message=message))
+            return found
+
+        return meet(path, cost, self.limit, evaluations=int(self._config["evaluations"]))
+
+    def _curves(self) -> list[GroupCurve]:
+        """Sensitivity of every group, from the cache where it is known."""
+        runner, model = self._runner, self._inputs.model
+        train = self._inputs.datas["train"]
+        count = int(self._config["samples"])
+
+        def work() -> dict[str, Any]:
+            from edgekit.compress.sensitivity import sensitivity
+
+            rows = np.linspace(0, len(train) - 1, min(count, len(train))).astype(int)
+            inputs = [x[rows] for x in train.inputs]
+            labels = (
+                None if train.labels is None or model.spec.task != "classification" else train.labels[rows]
+            )
+            found = sensitivity(
+                self._module,
+                model.example_inputs,
+                _evaluator(self._module, inputs, labels),
+                _RATIOS,
+                round_to=int(self._config["round_to"]),
+                task=model.spec.task,
+                seed=runner.seed,
+                emit=runner.emit,
+                probe=train,
+                **self._how,
+            )
+            curves = [
+                {
+                    "name": c.root,
+                    "metric": c.whole,
+                    "points": [[p.ratio, p.channels, p.metric, p.macs, p.params] for p in c.points],
+                }
+                for c in found
+            ]
+            return {"objects": [], "curves": curves}
+
+        key = {
+            "model": model.spec.sha256,
+            "train": train.sha256,
+            "samples": count,
+            "how": self._how,
+            "round_to": self._config["round_to"],
+            "ratios": _RATIOS,
+            "tools": tool_versions("torch", "torch-pruning"),
+        }
+        result = runner.run("sensitivity", key, work)
+        whole = model.spec.macs or 0
+        return [
+            GroupCurve(
+                name=c["name"],
+                metric=c["metric"],
+                size=whole,
+                widths=tuple(
+                    Width(ratio=p[0], metric=p[2], size=whole if p[3] is None else p[3]) for p in c["points"]
+                ),
+            )
+            for c in result["curves"]
+        ]
+
+    def _cost(self, name: str, ratios: Mapping[str, float], scheme: Scheme) -> float:
+        """What a file costs; latencies on a device are measured anew each time."""
+
+        def work() -> dict[str, Any]:
+            return {"objects": [], "cost": self._measured(self._file(ratios, scheme))}
+
+        if self._basis == "device":
+            return float(work()["cost"])
+        calib = self._inputs.datas.get("calib")
+        key = {
+            "model": self._inputs.model.spec.sha256,
+            "ratios": ratios,
+            "how": self._how,
+            "scheme": scheme,
+            "basis": self._basis,
+            "profile": self._inputs.profile.slice("cores", "caches", "memory", "emulator", "estimate"),
+            "calib": None if calib is None else calib.sha256,
+            "round_to": self._config["round_to"],
+            "tools": {**self._backend.tools(), **tool_versions("torch-pruning")},
+        }
+        return float(self._runner.run("target cost", key, work, label=name)["cost"])
+
+    def _file(self, ratios: Mapping[str, float], scheme: Scheme) -> Artifact:
+        runner, model = self._runner, self._inputs.model
+        samples = self._inputs.calibration()[:_CALIBRATION] or samples_of(
+            tuple(x[:_CALIBRATION] for x in self._inputs.verification(seed=runner.seed)[0])
+        )
+        exported = self._backend.export(
+            self._pruned(ratios),
+            model.spec,
+            samples[:2],
+            store=runner.store,
+            scheme=Scheme(delegate=scheme.delegate, delegate_version=scheme.delegate_version),
+            emit=ignore_events,
+        )
+        if scheme.precision == "float32":
+            return exported
+        return self._backend.quantize(
+            exported, samples, scheme, refit=False, store=runner.store, emit=ignore_events
+        )
+
+    def _pruned(self, ratios: Mapping[str, float]) -> torch.nn.Module:
+        if not ratios:
+            return self._module
+        from edgekit.compress.prune import prune
+
+        return prune(
+            self._module,
+            self._inputs.model.example_inputs,
+            ratio=0.0,
+            ratios=ratios,
+            round_to=int(self._config["round_to"]),
+            probe=self._inputs.datas["train"],
+            task=self._inputs.model.spec.task,
+            seed=self._runner.seed,
+            **self._how,
+        ).module
+
+    def _measured(self, file: Artifact) -> float:
+        profile = self._inputs.profile
+        if self._basis == "estimate":
+            rows = [to_json(u) for u in self._backend.units(file)]
+            covered = [to_json(c) for c in self._backend.coverage(file, self._target)]
+            found = estimate_latency(profile, self._target, rows, coverage=covered)
+            if found is None:
+                raise StepFailed(
+                    f"the coefficients of {profile.id} do not describe {self._plan.target}",
+                    hint="choose a target on the CPU, or measure on the device (--device)",
+                )
+            return found.ms
+        assert self._link is not None
+        first = [x[:1] for x in self._inputs.verification(seed=self._runner.seed)[0]]
+        counted = self._basis == "instructions"
+        protocol = (
+            _COUNTED
+            if counted
+            else RunProtocol(
+                warmup=profile.protocol.warmup,
+                runs=profile.protocol.runs,
+                threads=profile.constraints.threads,
+            )
+        )
+        encoded = self._backend.session(file).encode(first)
+        done = bench(self._backend, file, encoded, self._link, store=self._runner.store, protocol=protocol)
+        metric = "instructions" if counted else "latency"
+        value = next((m.median for m in done.measurements if m.metric == metric), None)
+        if value is None:
+            raise StepFailed(f"{self._link.name} gave no {metric}")
+        return float(value)
+
+
+def _evaluator(
+    original: torch.nn.Module, inputs: Sequence[Array], labels: Array | None
+) -> Callable[[torch.nn.Module], float]:
+    """A metric that moves with every value: minus the cross-entropy where there are labels, else minus the
+    share of noise in the outputs. Top-1 of a few hundred samples would move in steps."""
+    from edgekit.verify.reference import run_module
+
+    want = run_module(original, inputs)
+    power = sum(float((w.astype(np.float64) ** 2).sum()) for w in want)
+
+    def metric(module: torch.nn.Module) -> float:
+        got = run_module(module, inputs)
+        if labels is not None:
+            logits = got[0].astype(np.float64)
+            shifted = logits - logits.max(axis=1, keepdims=True)
+            logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            return float(logs[np.arange(len(labels)), labels].mean())
+        noise = sum(float(((w.astype(np.float64) - g) ** 2).sum()) for w, g in zip(want, got, strict=True))
+        return -noise / max(power, 1e-30)
+
+    return metric
