@@ -155,6 +155,11 @@ class Backend(Protocol):
         """
         ...
 
+    def device_python(self, arch: str, delegate: str) -> tuple[str, ...]:
+        """Packages that a Python of the device must have to run the files ("onnxruntime>=1.20"), those of
+        :attr:`edgekit.types.DeviceCommand.python`; empty where a compiled program runs them."""
+        ...
+
     def device_command(
         self,
         artifact: Artifact,

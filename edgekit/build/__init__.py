@@ -150,7 +150,8 @@ def _open(plan: Plan, inputs: Inputs, request: Request, runner: Runner) -> tuple
         return None, []
     asked_for = request.device is not None
     backend = get_backend(plan.backend)
-    return open_for_build(str(step.config["device"]), asked_for, inputs.profile, backend, runner)
+    device = str(step.config["device"])
+    return open_for_build(device, asked_for, inputs.profile, backend, runner, delegate=plan.delegate)
 
 
 def _is_of_the_target(exc: Exception) -> bool:

@@ -26,7 +26,13 @@ _COUNTED = RunProtocol(warmup=1, runs=1, threads=1)
 
 
 def open_for_build(
-    device: str, asked_for: bool, profile: DeviceProfile, backend: Backend, runner: Runner
+    device: str,
+    asked_for: bool,
+    profile: DeviceProfile,
+    backend: Backend,
+    runner: Runner,
+    *,
+    delegate: str,
 ) -> tuple[Link | None, list[str]]:
     """The link to measure over, with all that runs there; what is missing is found before long work starts.
 
@@ -36,7 +42,8 @@ def open_for_build(
 
     try:
         link = open_link(device, profile, runner.store)
-        link.prepare(count=link.source == "emulator")
+        python = backend.device_python(link.arch, delegate)
+        link.prepare(count=link.source == "emulator", python=python)
         backend.runtime_files(link.arch, runner.store)
         return link, []
     except MissingDependency as exc:

@@ -59,10 +59,11 @@ class Link(Protocol):
     def facts(self) -> dict[str, Any]:
         """JSON data about the machine, for reports."""
 
-    def prepare(self, *, count: bool) -> None:
+    def prepare(self, *, count: bool, python: Sequence[str] = ()) -> None:
         """Get ready what runs need, compiled programs for one, so that nothing is found missing later.
 
-        Raises MissingDependency, or Unsupported for a ``count`` that this link cannot take.
+        ``python`` are the packages of programs that a Python of the device runs, as in a command. Raises
+        MissingDependency, or Unsupported for a ``count`` that this link cannot take.
         """
 
     def run(

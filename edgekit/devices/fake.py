@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class FakeLink:
         """What the test gave."""
         return dict(self._facts)
 
-    def prepare(self, *, count: bool) -> None:
+    def prepare(self, *, count: bool, python: Sequence[str] = ()) -> None:
         """Nothing to do."""
 
     def run(

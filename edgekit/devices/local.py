@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +25,8 @@ from edgekit.types import DeviceCommand, MeasurementSource
 
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
 """All that a program on the host or under the emulator inherits: the same for every user and run."""
+
+_HERE = "this host"
 
 
 class LocalLink:
@@ -49,10 +52,11 @@ class LocalLink:
             "emulated": False,
         }
 
-    def prepare(self, *, count: bool) -> None:
-        """Nothing to do. Unsupported with ``count``."""
+    def prepare(self, *, count: bool, python: Sequence[str] = ()) -> None:
+        """Look for the packages. Unsupported with ``count``."""
         if count:
             _refuse_counting()
+        check_packages(python, _HERE)
 
     def run(
         self,
@@ -70,7 +74,7 @@ class LocalLink:
         if count or caches or per_op:
             _refuse_counting()
         check_command(command)
-        check_packages(command.python, "this host")
+        check_packages(command.python, _HERE)
         program = command.argv[0]
         with self._store.scratch() as folder:
             push(command, folder)

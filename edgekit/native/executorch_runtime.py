@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
-import shlex
-import shutil
-import struct
-import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgekit.errors import MissingDependency, Unsupported, UserError
+from edgekit.errors import MissingDependency
+from edgekit.native.arm64_wheel import Arm64Wheel
 from edgekit.native.build import compile_program, cxx_compiler
-from edgekit.native.cache import cached_folder
-from edgekit.native.litert_library import run_pip
-from edgekit.store import Store, digest_file
+from edgekit.store import Store
 
 WHEEL_VARIABLE = "EDGEKIT_EXECUTORCH_AARCH64_WHEEL"
 """Environment variable that names an aarch64 wheel of executorch, for machines without network."""
@@ -34,7 +27,6 @@ LIBRARIES = (
 )
 
 _DISTRIBUTION = "executorch"
-_ELF_MACHINE_AARCH64 = 183
 
 
 def executorch_runtime(arch: str, store: Store) -> Mapping[str, Path]:
@@ -105,69 +97,13 @@ def _libraries(arch: str, installed: Path, store: Store) -> Path:
                 hint=f"pip install --force-reinstall {_DISTRIBUTION}=={version}",
             )
         return folder
-    if arch != "aarch64":
-        raise Unsupported(
-            f"there is no ExecuTorch library for {arch} here",
-            hint=f"edgekit runs models on this host ({platform.machine()}) and on aarch64",
-        )
-    named = os.environ.get(WHEEL_VARIABLE)
-    if named:
-        wheel = Path(named).expanduser()
-        _check_named_wheel(wheel, version)
-        key = {"library": _DISTRIBUTION, "arch": arch, "wheel": digest_file(wheel)}
-        return cached_folder(store, key, LIBRARIES, lambda folder: _extract(wheel, folder))
-    key = {"library": _DISTRIBUTION, "arch": arch, "version": version}
-    return cached_folder(store, key, LIBRARIES, lambda folder: _fetch(version, folder))
-
-
-def _check_named_wheel(wheel: Path, version: str) -> None:
-    if not wheel.is_file():
-        raise UserError(f"{WHEEL_VARIABLE} names {wheel}, which is not a file")
-    parts = wheel.name.split("-")
-    if wheel.suffix != ".whl" or parts[0] != _DISTRIBUTION or len(parts) < 5:
-        raise UserError(f"{WHEEL_VARIABLE} names {wheel}, which is not a wheel of {_DISTRIBUTION}")
-    if parts[1] != version:
-        raise UserError(
-            f"{WHEEL_VARIABLE} names version {parts[1]} of {_DISTRIBUTION}, but {version} is installed here",
-            hint=f"download it with: {shlex.join(_pip_download(version))}",
-        )
-
-
-def _pip_download(version: str) -> list[str]:
-    """The command that fetches the arm64 wheel. Wheels of all Python versions hold the same libraries."""
-    return [
-        *("python3", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
-        *("--platform", "manylinux_2_28_aarch64", "--python-version", "3.11", "--implementation", "cp"),
-        f"{_DISTRIBUTION}=={version}",
-    ]
-
-
-def _fetch(version: str, folder: Path) -> None:
-    downloads = folder.parent / "download"
-    downloads.mkdir()
-    command = _pip_download(version)
-    quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--dest", str(downloads)]
-    why = run_pip([sys.executable, *command[1:], *quiet])
-    wheels = sorted(downloads.glob("*.whl"))
-    if why is not None or len(wheels) != 1:
-        why = why or "pip brought no wheel"
-        raise MissingDependency(
-            f"the arm64 wheel of {_DISTRIBUTION} {version} cannot be downloaded: {why}",
-            hint=f"with network: {shlex.join(command)}; then set {WHEEL_VARIABLE} to the file",
-        )
-    _extract(wheels[0], folder)
-
-
-def _extract(wheel: Path, folder: Path) -> None:
-    for name in LIBRARIES:
-        member = f"{_DISTRIBUTION}/lib/{name}"
-        target = folder / name
-        try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-        except (zipfile.BadZipFile, KeyError) as exc:
-            raise UserError(f"{wheel.name} is not a wheel of {_DISTRIBUTION}: it has no {member}") from exc
-        with target.open("rb") as library:
-            header = library.read(20)
-        if header[:4] != b"\x7fELF" or struct.unpack_from("<H", header, 18)[0] != _ELF_MACHINE_AARCH64:
-            raise UserError(f"{wheel.name} is not for aarch64: its {name} is for another machine")
+    wheel = Arm64Wheel(
+        distribution=_DISTRIBUTION,
+        version=version,
+        runtime="ExecuTorch",
+        folder=f"{_DISTRIBUTION}/lib",
+        libraries=LIBRARIES,
+        platform="manylinux_2_28_aarch64",
+        variable=WHEEL_VARIABLE,
+    )
+    return wheel.unpacked(arch, store)

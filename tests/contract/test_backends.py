@@ -337,7 +337,7 @@ def test_the_check_is_not_fooled_by_the_scheme(case: Case, exported: Any) -> Non
 
 
 def test_a_device_computes_what_the_host_does(
-    exported: Any, artifact: Artifact, require_tools: Callable[..., None]
+    exported: Any, artifact: Artifact, target: Any, require_tools: Callable[..., None]
 ) -> None:
     require_tools("cc")
     backend, store = exported.backend, exported.store
@@ -353,6 +353,7 @@ def test_a_device_computes_what_the_host_does(
             store=store,
             scratch=scratch,
         )
+        assert command.python == backend.device_python(platform.machine(), target.delegate)
         result = link.run(command, timeout_s=120)
     assert result.returncode == 0, result.stderr
     report = backend.parse(result.stdout, result.outputs)

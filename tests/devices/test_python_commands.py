@@ -8,7 +8,8 @@ import pytest
 
 from edgekit.devices.emulator.link import EmulatorLink
 from edgekit.devices.local import LocalLink
-from edgekit.errors import MissingDependency
+from edgekit.errors import MissingDependency, UserError
+from edgekit.native.arm64_python import PYTHON_VARIABLE
 from edgekit.profiles.loader import load_profile
 from edgekit.store import Store
 from edgekit.types import DeviceCommand
@@ -42,6 +43,24 @@ def test_a_missing_package_is_told_with_the_command_that_mends_it(
     with pytest.raises(MissingDependency, match=words) as caught:
         LocalLink(device_store).run(command(path, requirement), timeout_s=60)
     assert "pip install" in (caught.value.hint or "")
+
+
+def test_what_this_python_lacks_shows_before_anything_runs(device_store: Store) -> None:
+    link = LocalLink(device_store)
+    link.prepare(count=False, python=("numpy>=2",))
+    with pytest.raises(MissingDependency, match="no Python package"):
+        link.prepare(count=False, python=("no-such-package-here",))
+
+
+@pytest.mark.emulator
+def test_so_does_a_missing_arm64_python(
+    arm64_tools: None, device_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PYTHON_VARIABLE, str(tmp_path / "absent"))
+    link = EmulatorLink(load_profile("pi4"), device_store)
+    link.prepare(count=False)
+    with pytest.raises(UserError, match="no interpreter"):
+        link.prepare(count=False, python=("numpy",))
 
 
 @pytest.mark.emulator

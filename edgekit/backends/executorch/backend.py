@@ -201,6 +201,9 @@ class ExecuTorchBackend:
 
         return executorch_runtime(arch, store)
 
+    def device_python(self, arch: str, delegate: str) -> tuple[str, ...]:
+        return ()
+
     def device_command(
         self,
         artifact: Artifact,

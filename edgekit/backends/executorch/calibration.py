@@ -18,6 +18,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from edgekit.backends import calibration, calibration_choice
 from edgekit.backends.calibration_methods import methods_of
 from edgekit.backends.executorch.correction import correct_biases
+from edgekit.backends.executorch.masks import masked_units
 from edgekit.backends.executorch.observers import (
     ActivationObserver,
     WeightObserver,
@@ -64,7 +65,8 @@ def quantize_static(
 ) -> Calibrated:
     """The program's graph in int8 but for the units in ``keep``. ``method``: a scheme's calibration.
 
-    Raises DataError for too few samples and for values that are not finite.
+    Units around infinite constants (see :mod:`edgekit.backends.executorch.masks`) stay in float too. Raises
+    DataError for too few samples and for other values that are not finite.
     """
     if len(samples) < calibration_choice.MIN_SAMPLES:
         raise DataError(
@@ -74,9 +76,13 @@ def quantize_static(
     fit, held = calibration_choice.split(samples)
     groups = [fit, held] if fit is not held else [fit]
     with quiet(), torch.no_grad(), one_thread():
-        graph = prepare_pt2e(
-            program.module(check_guards=False), UnitQuantizer(keep, per_channel=per_channel, dynamic=False)
-        )
+        graph = program.module(check_guards=False)
+        masked = masked_units(graph, tensors(samples[0]))
+        if masked:
+            told = f"{', '.join(masked)} stay in float around an infinite constant of the model (a mask)"
+            emit(Event(kind="info", step="quantize", message=told))
+        quantizer = UnitQuantizer([*keep, *masked], per_channel=per_channel, dynamic=False)
+        graph = prepare_pt2e(graph, quantizer)
         work = _Work(graph, emit)
         work.watch(groups)
         names = list(methods_of(method))

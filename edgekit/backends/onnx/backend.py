@@ -272,6 +272,9 @@ class OnnxBackend:
     def runtime_files(self, arch: str, store: Store) -> Mapping[str, Path]:
         return running.runtime_files()
 
+    def device_python(self, arch: str, delegate: str) -> tuple[str, ...]:
+        return running.requirements(delegate)
+
     def device_command(
         self,
         artifact: Artifact,

@@ -27,6 +27,11 @@ def runtime_files() -> dict[str, Path]:
     }
 
 
+def requirements(delegate: str) -> tuple[str, ...]:
+    """Packages that the runner needs. Files for TensorRT run in ONNX Runtime wherever there is no engine."""
+    return ("openvino" if delegate == "openvino" else "onnxruntime", "numpy")
+
+
 def device_command(
     artifact: Artifact,
     inputs: Sequence[Array],
@@ -37,14 +42,15 @@ def device_command(
     scratch: Path,
 ) -> DeviceCommand:
     """One measurement of a file by the device's Python: OpenVINO's where the file is for it."""
-    on_openvino = delegate_of(artifact) == "openvino"
+    delegate = delegate_of(artifact)
     pushed, outputs = runner_io.write_inputs(inputs, scratch), runner_io.output_names(artifact.outputs)
     files = {**runtime, "model.onnx": artifact.path, **pushed}
-    argv = [_OPENVINO_RUNNER if on_openvino else _RUNNER, *runner_io.options(protocol, per_op=per_op)]
+    runner = _OPENVINO_RUNNER if delegate == "openvino" else _RUNNER
+    argv = [runner, *runner_io.options(protocol, per_op=per_op)]
     argv += runner_io.in_and_out(pushed, outputs)
     return DeviceCommand(
         argv=(*argv, "model.onnx"),
         files=files,
         outputs=outputs,
-        python=("openvino" if on_openvino else "onnxruntime", "numpy"),
+        python=requirements(delegate),
     )

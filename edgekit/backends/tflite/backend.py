@@ -166,6 +166,9 @@ class TFLiteBackend:
 
         return litert_runtime(arch, store)
 
+    def device_python(self, arch: str, delegate: str) -> tuple[str, ...]:
+        return ()
+
     def device_command(
         self,
         artifact: Artifact,

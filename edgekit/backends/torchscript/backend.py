@@ -191,6 +191,9 @@ class TorchScriptBackend:
     def runtime_files(self, arch: str, store: Store) -> Mapping[str, Path]:
         return {_RUNNER: _runner()}
 
+    def device_python(self, arch: str, delegate: str) -> tuple[str, ...]:
+        return _REQUIREMENTS.get(arch, _ELSEWHERE)
+
     def device_command(
         self,
         artifact: Artifact,
@@ -209,7 +212,7 @@ class TorchScriptBackend:
         return DeviceCommand(
             argv=(*argv, "model.pt"),
             files=files,
-            python=_REQUIREMENTS.get(arch, _ELSEWHERE),
+            python=self.device_python(arch, "qnnpack"),
             outputs=outputs,
         )
 

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,14 @@ class EmulatorLink:
             "emulated": True,
         }
 
-    def prepare(self, *, count: bool) -> None:
-        """Compile the counter and the clock when instructions are to be counted."""
+    def prepare(self, *, count: bool, python: Sequence[str] = ()) -> None:
+        """Compile the counter and the clock when instructions are to be counted; fetch an arm64 Python."""
         if count:
             self._require_counting()
             counter_plugin(self._store)
             instruction_clock(self._store)
+        if python:
+            arm64_python(python, self._store)
 
     def run(
         self,
