@@ -23,7 +23,7 @@ from edgekit.devices.base import (
 )
 from edgekit.devices.elf import check_machine, machine, needs_glibc
 from edgekit.devices.remote.facts import CONDITIONS, FACTS, read_conditions, read_facts
-from edgekit.devices.remote.packages import check_device_packages
+from edgekit.devices.remote.packages import check_device_packages, device_packages
 from edgekit.devices.remote.script import check, failure, run_script
 from edgekit.devices.remote.selfcontained import LOADER, LOADER_ARGV, self_contained
 from edgekit.devices.remote.session import Session, require_alive
@@ -123,6 +123,25 @@ class RemoteLink:
             finally:
                 with contextlib.suppress(DeviceLost, DeviceTimeout):
                     made.remove()
+
+    def keep(self, space: RemoteWorkspace, folder: str, name: str) -> str:
+        """Let a folder of a workspace stay there when the workspace goes, in place of one of that ``name``.
+
+        Returns its path there. Raises DeviceError when it cannot be moved.
+        """
+        plain = re.sub(r"[^A-Za-z0-9_.\-]+", "_", name).lstrip(".-") or "bundle"
+        target, new = f"{self._transport.kept}/{plain}", f"{self._transport.kept}/.new-{plain}"
+        body = (
+            f"mkdir -p {self._transport.kept} && rm -rf {new} && "
+            f"cp -R {space.folder}/{shlex.quote(folder)} {new} && rm -rf {target} && mv {new} {target} && "
+            f"cd {target} && pwd"
+        )
+        said = check(self._script(body, "keeping a folder"), self._transport, "keeping a folder")
+        return said.stdout.strip()
+
+    def packages(self, names: Sequence[str]) -> dict[str, str] | None:
+        """Versions of Python packages there; None when there is no Python."""
+        return device_packages(self._transport, names)
 
     def run(
         self,
@@ -410,7 +429,7 @@ class RemoteWorkspace:
 def _raise_unrunnable(program: str, returncode: int, stderr: str, where: str) -> None:
     """Raise DeviceError for a program that the machine could not start."""
     if returncode in (_NOT_RUN, _NOT_FOUND):
-        reason = "cannot be run" if returncode == _NOT_RUN else "or its loader was not found"
+        reason = "cannot be run" if returncode == _NOT_RUN else "was not found, or its loader was not,"
         raise DeviceError(f"{program} {reason} on {where}", hint=last_lines(stderr))
 
 
