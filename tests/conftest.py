@@ -16,6 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch  # at once: its generator starts at a random place when a test brings it in
+from boards.fixtures import (  # noqa: F401 - fixtures
+    adb_server,
+    android_phone,
+    arm64_namespace,
+    arm64_packages,
+    board,
+    host_account,
+    make_machine,
+    ssh_client,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -111,6 +121,7 @@ def pytest_runtest_call() -> None:
 _PASSED_ON = (
     "EDGEKIT_REALDATA",
     "EDGEKIT_REQUIRE_EMULATOR",
+    "EDGEKIT_REQUIRE_LINKS",
     "EDGEKIT_UPDATE_GOLDEN",
     "EDGEKIT_LITERT_AARCH64_WHEEL",
     "EDGEKIT_EXECUTORCH_AARCH64_WHEEL",

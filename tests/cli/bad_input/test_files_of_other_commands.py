@@ -86,7 +86,7 @@ class TestFilesGivenToOtherCommands:
         ("arguments", "code", "words"),
         [
             (("--device", "pigeon"), 2, "unknown device 'pigeon'"),
-            (("--device", "ssh:pi@desk"), 4, "over ssh"),
+            (("--device", "ssh:-oProxyCommand=id"), 2, "is not ssh:"),
             (("--device", "emulator", "--profile", "pi44"), 2, "no profile named 'pi44'"),
             (("--device", "emulator", "--profile", "jetson_nano"), 4, "cannot be emulated"),
             (("--runs", "0"), 2, "'--runs'"),
