@@ -1,6 +1,6 @@
-"""Writes golden vectors of preprocessing and of reading outputs, computed by edgekit, for the Android app.
+"""Golden vectors of preprocessing and of reading outputs, computed by edgekit, for the Android app.
 
-    python scripts/android_vectors.py VECTORS.json
+    python scripts/android_checks.py vectors VECTORS.json
 
 Pictures (8-bit, with an EXIF orientation) go through edgekit's reader of image folders, as calibration data
 does, into the layout and element type of a model's input. Beside them are stored values as real ones, and the
@@ -10,8 +10,6 @@ highest of scores. Arrays are base64 of little-endian elements in C order. Equal
 from __future__ import annotations
 
 import base64
-import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -151,9 +149,3 @@ def _top(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 def _b64(array: Any) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    Path(sys.argv[1]).write_text(json.dumps(vectors(), indent=1) + "\n", encoding="utf-8")

@@ -94,6 +94,7 @@ class Benchmark(private val factory: RunnerFactory, private val device: Device, 
         .put("threads", runtime.threads)
         .put("delegated_nodes", runtime.delegatedNodes ?: JSONObject.NULL)
         .put("nodes", runtime.nodes ?: JSONObject.NULL)
+        .put("warnings", JSONArray(runtime.warnings))
 
     private fun golden(sample: GoldenResult): JSONObject = JSONObject()
         .put("outputs", JSONArray(sample.outputs.map(::tensor)))

@@ -10,7 +10,8 @@ data class RuntimeFacts(
     val delegate: String,
     val threads: Int,
     val delegatedNodes: Int? = null,
-    val nodes: Int? = null
+    val nodes: Int? = null,
+    val warnings: List<String> = emptyList()
 )
 
 /** A model loaded in a runtime, on one delegate and no other. */
