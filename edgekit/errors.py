@@ -13,6 +13,8 @@
     │   └── StoreError               5   the store cannot be read or written: full disk, damaged object
     ├── GateFailed                   6   the build is done but a gate is broken
     └── DeviceError                  7   a device or emulator did not do as it was told
+        ├── DeviceLost               7   the connection broke, or there is none to be had
+        └── DeviceTimeout            7   it did not end in time and was stopped
 
 An exception that is not in this tree is a bug of edgekit: exit code 70.
 
@@ -82,3 +84,11 @@ class GateFailed(EdgekitError):
 
 class DeviceError(EdgekitError):
     exit_code = 7
+
+
+class DeviceLost(DeviceError):
+    pass
+
+
+class DeviceTimeout(DeviceError):
+    pass

@@ -184,6 +184,8 @@ class DeviceCommand:
     python: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    cpus: tuple[int, ...] = ()
+    """Cores that the program may use; all when empty."""
 
 
 @dataclass(frozen=True, kw_only=True)

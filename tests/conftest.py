@@ -13,6 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boards.fixtures import (  # noqa: F401 - fixtures
+    adb_server,
+    android_phone,
+    arm64_namespace,
+    arm64_packages,
+    board,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,6 +89,7 @@ def calib_unlabelled():
 _PASSED_ON = (
     "EDGEKIT_REALDATA",
     "EDGEKIT_REQUIRE_EMULATOR",
+    "EDGEKIT_REQUIRE_LINKS",
     "EDGEKIT_UPDATE_GOLDEN",
     "EDGEKIT_LITERT_AARCH64_WHEEL",
     "EDGEKIT_EXECUTORCH_AARCH64_WHEEL",

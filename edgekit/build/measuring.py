@@ -63,7 +63,9 @@ def measure(
     """
 
     def work() -> dict[str, Any]:
-        with ThreadPoolExecutor(max_workers=2) as pool, ending_processes():
+        # Counts do not change when two run at once; times do.
+        workers = 2 if link.source == "emulator" else 1
+        with ThreadPoolExecutor(max_workers=workers) as pool, ending_processes(), link.exclusive():
             jobs = {
                 s: pool.submit(_one, runner, backend, link, profile, s, a, samples) for s, a in files.items()
             }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -41,6 +42,55 @@ class RunResult:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a machine's sensors and clocks say now; None or empty where it does not tell.
+
+    ``celsius`` is the hottest zone of its processors, ``throttled`` whether it says that it has slowed
+    itself down, ``mhz`` the present clock of each core.
+    """
+
+    celsius: float | None = None
+    throttled: bool | None = None
+    mhz: tuple[float, ...] = ()
+
+
+class Workspace(Protocol):
+    """An empty folder on the machine, removed when its context ends, whatever happened in between."""
+
+    @property
+    def folder(self) -> str:
+        """Its path there."""
+
+    def push(self, files: Mapping[str, Path]) -> None:
+        """Copy local files into the folder, by their names in it; what arrived is compared by hash.
+
+        A push that the connection broke is started again once. Programs keep their permission to run.
+        Raises DeviceError for a full disk, a missing permission, a local file that cannot be read.
+        """
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+        cpus: Sequence[int] = (),
+    ) -> RunResult:
+        """Run a program in the folder: argv[0] is a pushed file, or else a program of the machine.
+
+        No shell sees the arguments. ``cpus`` are the cores that it may use. A non-zero exit code is a
+        result. Raises DeviceError when it crashes or cannot be started, DeviceTimeout when it does not end
+        in time (it is stopped then), DeviceLost when the connection breaks.
+        """
+
+    def pull(self, name: str, target: Path) -> None:
+        """Copy a file of the folder to a local path, compared by hash.
+
+        Raises DeviceError when it is not there or no plain file; ``target`` is then untouched.
+        """
+
+
 class Link(Protocol):
     """A way to a machine that runs commands."""
 
@@ -58,6 +108,18 @@ class Link(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """JSON data about the machine, for reports."""
+
+    def conditions(self) -> Conditions:
+        """Temperature, throttling and clocks as they are now."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """The machine for oneself. A link may enter it repeatedly; DeviceError when another one has it."""
+
+    def workspace(self) -> AbstractContextManager[Workspace]:
+        """A folder on the machine. Enters :meth:`exclusive`."""
+
+    def close(self) -> None:
+        """Give up the connection. A link that is not closed does so when the program ends."""
 
     def prepare(self, *, count: bool) -> None:
         """Get ready what runs need, compiled programs for one, so that nothing is found missing later.
@@ -105,14 +167,19 @@ def check_packages(requirements: Sequence[str], where: str) -> None:
             )
 
 
+def check_names(names: Iterable[str]) -> None:
+    """Raise ValueError for a file name that leaves the folder of a run: a bug of the caller."""
+    for name in names:
+        path = PurePosixPath(name)
+        if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise ValueError(f"file name {name!r} leaves the run's folder")
+
+
 def check_command(command: DeviceCommand) -> None:
     """Raise ValueError for a command that no link could run: a bug of the caller."""
     if not command.argv or command.argv[0] not in command.files:
         raise ValueError(f"argv[0] must be one of the pushed files, got {command.argv[:1]}")
-    for name in (*command.files, *command.outputs):
-        path = PurePosixPath(name)
-        if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
-            raise ValueError(f"file name {name!r} leaves the run's folder")
+    check_names((*command.files, *command.outputs))
     if any("\0" in argument for argument in command.argv):
         raise ValueError("an argument holds a NUL character")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.devices.base import RunResult, check_command, collect, push, raise_crash
+from edgekit.devices.base import Conditions, RunResult, check_command, collect, push, raise_crash
+from edgekit.devices.folder import FolderWorkspace, folder_workspace
+from edgekit.devices.process import Finished
 from edgekit.errors import DeviceError
 from edgekit.store import Store
 from edgekit.types import DeviceCommand, MeasurementSource
@@ -45,6 +48,7 @@ class FakeLink:
         arch: str = "aarch64",
         source: MeasurementSource = "device",
         facts: Mapping[str, Any] | None = None,
+        conditions: Iterable[Conditions] = (),
     ) -> None:
         self.name = name
         self.arch = arch
@@ -54,13 +58,33 @@ class FakeLink:
         self._always = answers if callable(answers) else None
         self._answers = iter(()) if callable(answers) else iter(answers)
         self._store = store
+        self._conditions = list(conditions) or [Conditions()]
 
     def facts(self) -> dict[str, Any]:
         """What the test gave."""
         return dict(self._facts)
 
+    def conditions(self) -> Conditions:
+        """The next of what the test gave, the last again and again."""
+        if len(self._conditions) > 1:
+            return self._conditions.pop(0)
+        return self._conditions[0]
+
     def prepare(self, *, count: bool) -> None:
         """Nothing to do."""
+
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing to lock."""
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[FolderWorkspace]:
+        """A folder of this host; its programs are played by the function that answers every command."""
+        with folder_workspace(self._store, self._play, self.name) as space:
+            yield space
+
+    def close(self) -> None:
+        """Nothing to give up."""
 
     def run(
         self,
@@ -103,6 +127,27 @@ class FakeLink:
             outputs={**written, **result.outputs},
             regions=result.regions,
             totals=result.totals,
+            peak_rss_bytes=result.peak_rss_bytes,
+            seconds=result.seconds,
+        )
+
+    def _play(
+        self,
+        folder: Path,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cpus: Sequence[int],
+        timeout_s: float,
+    ) -> Finished:
+        if self._always is None:
+            raise DeviceError(f"the fake link has no function that plays {argv[0]}")
+        there = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+        command = DeviceCommand(argv=tuple(argv), files=there, env=dict(env), cpus=tuple(cpus))
+        result = self._always(command, folder)
+        return Finished(
+            returncode=result.returncode,
+            output=result.stdout.encode(),
+            stderr=result.stderr,
             peak_rss_bytes=result.peak_rss_bytes,
             seconds=result.seconds,
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from edgekit.devices.base import (
+    Conditions,
     RunResult,
     check_command,
     check_packages,
@@ -17,7 +20,11 @@ from edgekit.devices.base import (
     push,
     raise_crash,
 )
-from edgekit.devices.process import run_process
+from edgekit.devices.elf import check_machine
+from edgekit.devices.folder import FolderWorkspace, folder_workspace
+from edgekit.devices.locks import take_lock
+from edgekit.devices.process import Finished, run_process
+from edgekit.devices.remote.facts import read_conditions
 from edgekit.errors import Unsupported
 from edgekit.store import Store
 from edgekit.types import DeviceCommand, MeasurementSource
@@ -35,6 +42,8 @@ class LocalLink:
     def __init__(self, store: Store) -> None:
         self.arch = platform.machine()
         self._store = store
+        self._depth = 0
+        self._lock: IO[str] | None = None
 
     def facts(self) -> dict[str, Any]:
         """CPU model, cores that this process may use, frequency governor (None if unreadable), system."""
@@ -49,10 +58,37 @@ class LocalLink:
             "emulated": False,
         }
 
+    def conditions(self) -> Conditions:
+        """The host's own sensors and clocks."""
+        return Conditions(celsius=_celsius(), mhz=_clocks())
+
     def prepare(self, *, count: bool) -> None:
         """Nothing to do. Unsupported with ``count``."""
         if count:
             _refuse_counting()
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """A lock of the store: one bench at a time of those that use the same."""
+        if self._depth == 0:
+            self._lock = take_lock(self._store.root / "locks" / "local-device", "this host")
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0 and self._lock is not None:
+                self._lock.close()
+                self._lock = None
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[FolderWorkspace]:
+        """See :meth:`edgekit.devices.base.Link.workspace`."""
+        with self.exclusive(), folder_workspace(self._store, _start, "this host") as space:
+            yield space
+
+    def close(self) -> None:
+        """Nothing to give up."""
 
     def run(
         self,
@@ -71,11 +107,16 @@ class LocalLink:
             _refuse_counting()
         check_command(command)
         check_packages(command.python, "this host")
+        if not command.python:
+            check_machine(command.files[command.argv[0]], self.arch, "this host")
         program = command.argv[0]
         with self._store.scratch() as folder:
             push(command, folder)
             done = run_process(
-                [*([sys.executable] if command.python else []), str(folder / program), *command.argv[1:]],
+                [
+                    *(*_pinning(command.cpus), *([sys.executable] if command.python else [])),
+                    *(str(folder / program), *command.argv[1:]),
+                ],
                 folder=folder,
                 env={**ENVIRONMENT, **command.env},
                 timeout_s=timeout_s,
@@ -91,6 +132,25 @@ class LocalLink:
             peak_rss_bytes=done.peak_rss_bytes,
             seconds=done.seconds,
         )
+
+
+def _start(
+    folder: Path, argv: Sequence[str], env: Mapping[str, str], cpus: Sequence[int], timeout_s: float
+) -> Finished:
+    program = folder / argv[0]
+    if program.is_file():
+        check_machine(program, platform.machine(), "this host")
+    return run_process(
+        [*_pinning(cpus), str(program) if program.is_file() else argv[0], *argv[1:]],
+        folder=folder,
+        env={**ENVIRONMENT, **env},
+        timeout_s=timeout_s,
+        what=argv[0],
+    )
+
+
+def _pinning(cpus: Sequence[int]) -> list[str]:
+    return ["taskset", f"{sum(1 << cpu for cpu in set(cpus)):x}"] if cpus else []
 
 
 def _refuse_counting() -> NoReturn:
@@ -111,6 +171,23 @@ def _cpu_model() -> str:
     if implementer and part:
         return f"implementer {implementer[1]} part {part[1]}"
     return platform.processor() or platform.machine()
+
+
+def _celsius() -> float | None:
+    """The hottest thermal zone of a processor; None in most virtual machines."""
+    lines = []
+    for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
+        with contextlib.suppress(OSError):
+            lines.append(f"{(zone / 'type').read_text().strip()} {(zone / 'temp').read_text().strip()}")
+    return read_conditions("== thermal\n" + "\n".join(lines)).celsius
+
+
+def _clocks() -> tuple[float, ...]:
+    found = []
+    for path in sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int(path.read_text()) / 1000)
+    return tuple(found)
 
 
 def _governor() -> str | None:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from edgekit.devices.adb import open_adb
 from edgekit.devices.base import Link
 from edgekit.devices.emulator.link import EmulatorLink
 from edgekit.devices.local import LocalLink
-from edgekit.errors import Unsupported, UserError
+from edgekit.devices.ssh import open_ssh
+from edgekit.errors import UserError
 from edgekit.profiles.schema import DeviceProfile
 from edgekit.store import Store
 
-_PLANNED = ("adb", "ssh")
+_KINDS = "local, emulator, ssh:[user@]host[:port] or adb:SERIAL"
 
 
 def open_link(spec: str, profile: DeviceProfile | None, store: Store) -> Link:
-    """Open "local" or "emulator"; the emulator is that of ``profile``.
+    """Open "local", "emulator" (of ``profile``), "ssh:[user@]host[:port]" or "adb:SERIAL".
 
-    Raises UserError for an unknown kind or a missing profile, Unsupported for adb and ssh (not in this
-    version) and for a profile that cannot be emulated, MissingDependency when the emulator is not there.
+    Raises UserError for an unknown kind or a missing profile, DeviceError when the device cannot be reached,
+    Unsupported for a profile that cannot be emulated or a device that cannot be used, MissingDependency when
+    the emulator or a client program is not there.
     """
-    kind = spec.partition(":")[0]
+    kind, colon, _ = spec.partition(":")
     if spec == "local":
         return LocalLink(store)
     if spec == "emulator":
         if profile is None:
             raise UserError("the emulator needs to know which device to be", hint="name one with --profile")
         return EmulatorLink(profile, store)
-    if kind in _PLANNED:
-        raise Unsupported(
-            f"this version of edgekit cannot reach devices over {kind} yet ({spec})",
-            hint="measure on this host with --device local, or count instructions with --device emulator",
-        )
-    raise UserError(f"unknown device {spec!r}", hint="use local or emulator")
+    if colon and kind == "ssh":
+        return open_ssh(spec, store)
+    if colon and kind == "adb":
+        return open_adb(spec, store)
+    raise UserError(f"unknown device {spec!r}", hint=f"use {_KINDS}")

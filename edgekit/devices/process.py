@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from edgekit.errors import DeviceError
+from edgekit.errors import DeviceError, DeviceTimeout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,19 +23,31 @@ class Finished:
     """A process that has ended. ``returncode`` is negative for a signal, as in subprocess."""
 
     returncode: int
-    stdout: str
+    output: bytes
     stderr: str
     peak_rss_bytes: int | None
     seconds: float
 
+    @property
+    def stdout(self) -> str:
+        """``output`` as text; what is no UTF-8 is replaced."""
+        return self.output.decode(errors="replace")
+
 
 def run_process(
-    argv: Sequence[str], *, folder: Path, env: Mapping[str, str], timeout_s: float, what: str
+    argv: Sequence[str],
+    *,
+    folder: Path,
+    env: Mapping[str, str],
+    timeout_s: float,
+    what: str,
+    stdin: IO[bytes] | None = None,
 ) -> Finished:
     """Run ``argv`` in ``folder`` with exactly the environment ``env`` and wait for its end.
 
-    Raises DeviceError when it cannot be started or does not end in time; then it and what it started
-    (its process group) are killed. ``what`` names it in messages.
+    It reads ``stdin`` from the position of that file, nothing without. Raises DeviceError when it cannot be
+    started, DeviceTimeout when it does not end in time; then it and what it started (its process group)
+    are killed. ``what`` names it in messages.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start = time.monotonic()
@@ -43,7 +56,7 @@ def run_process(
                 list(argv),
                 cwd=folder,
                 env=dict(env),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
@@ -54,12 +67,12 @@ def run_process(
             usage = _wait(process, timeout_s)
         seconds = time.monotonic() - start
         if usage is None:
-            raise DeviceError(f"{what} did not end within {timeout_s:g} s and was stopped")
+            raise DeviceTimeout(f"{what} did not end within {timeout_s:g} s and was stopped")
         out.seek(0)
         err.seek(0)
         return Finished(
             returncode=process.returncode,
-            stdout=out.read().decode(errors="replace"),
+            output=out.read(),
             stderr=err.read().decode(errors="replace"),
             peak_rss_bytes=usage if usage > _own_peak_rss_bytes() else None,
             seconds=seconds,

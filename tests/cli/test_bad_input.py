@@ -266,13 +266,13 @@ MISTAKES: dict[str, tuple[tuple[str, ...], int, str, str]] = {
         ("model.py:net", *DATA, "--device", "pigeon"),
         2,
         r"unknown device 'pigeon'",
-        r"local or emulator",
+        r"local, emulator, ssh:",
     ),
-    "device of a later version": (
-        ("model.py:net", *DATA, "--device", "adb:123"),
-        4,
-        r"cannot reach devices over adb",
-        r"--device local",
+    "device that would be an option of adb": (
+        ("model.py:net", *DATA, "--device", "adb:-a"),
+        2,
+        r"'adb:-a' is not adb:SERIAL",
+        r"adb devices",
     ),
     "unknown target": (
         ("model.py:net", *DATA, "--target", "coreml"),
@@ -775,7 +775,7 @@ class TestFilesGivenToOtherCommands:
         ("arguments", "code", "words"),
         [
             (("--device", "pigeon"), 2, "unknown device 'pigeon'"),
-            (("--device", "ssh:pi@desk"), 4, "over ssh"),
+            (("--device", "ssh:-oProxyCommand=id"), 2, "is not ssh:"),
             (("--device", "emulator", "--profile", "pi44"), 2, "no profile named 'pi44'"),
             (("--device", "emulator", "--profile", "jetson_nano"), 4, "cannot be emulated"),
             (("--runs", "0"), 2, "'--runs'"),

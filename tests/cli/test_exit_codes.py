@@ -138,7 +138,7 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "unknown target": (["bad.py:net", *BASE, "--target", "coreml"], 4, "no target 'coreml'"),
     "another device's target": (["bad.py:net", *BASE, "--target", "tflite/gpu"], 4, "no target 'tflite/gpu'"),
     "unknown device": (["bad.py:net", *BASE, "--device", "pigeon"], 2, "unknown device 'pigeon'"),
-    "adb": (["bad.py:net", *BASE, "--device", "adb:123"], 4, "adb"),
+    "adb": (["bad.py:net", *BASE, "--device", "adb:-a"], 2, "is not adb:SERIAL"),
 }
 
 

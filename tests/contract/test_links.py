@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,14 @@ from edgekit.errors import DeviceError
 from edgekit.profiles.loader import load_profile
 from edgekit.store import Store
 from edgekit.types import DeviceCommand
+
+KINDS = [
+    "local",
+    "fake",
+    pytest.param("emulator", marks=pytest.mark.emulator),
+    pytest.param("ssh", marks=pytest.mark.emulator),
+    pytest.param("adb", marks=pytest.mark.emulator),
+]
 
 # One program for all of them: what it does is named by its first argument.
 SOURCE = r"""
@@ -110,23 +118,29 @@ class Bench:
         return self.link.run(command, timeout_s=timeout_s)
 
 
-@pytest.fixture(
-    scope="module", params=["local", "fake", pytest.param("emulator", marks=pytest.mark.emulator)]
-)
+@pytest.fixture(scope="module", params=KINDS)
 def bench(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     require_tools: Callable[..., None],
-) -> Bench:
+) -> Iterator[Bench]:
     store = Store(tmp_path_factory.mktemp("store, with a comma"))
     folder = tmp_path_factory.mktemp("program")
     if request.param == "fake":
         (folder / "p").write_text("played by a function")
-        return Bench(FakeLink(play, store=store), folder / "p", store)
+        yield Bench(FakeLink(play, store=store), folder / "p", store)
+        return
     compiler = "cc" if request.param == "local" else "aarch64-linux-gnu-gcc"
     require_tools(compiler, *(["qemu-aarch64"] if request.param == "emulator" else []))
-    link = open_link(request.param, load_profile("pi4"), store)
-    return Bench(link, build_program(compiler, folder), store)
+    spec = request.param
+    if spec == "ssh":
+        spec = request.getfixturevalue("board").address()
+    if spec == "adb":
+        spec = f"adb:{request.getfixturevalue('android_phone').serial}"
+    link = open_link(spec, load_profile("pi4"), store)
+    with link.exclusive():  # what was pushed once stays there
+        yield Bench(link, build_program(compiler, folder), store)
+    link.close()
 
 
 def test_it_says_what_it_is(bench: Bench) -> None:

@@ -117,8 +117,13 @@ def test_counting_is_not_for_the_host(link: LocalLink, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "complaint"),
     [
-        ("adb:1234", Unsupported, "adb"),
-        ("ssh:pi@raspberry", Unsupported, "ssh"),
+        ("adb:-s", UserError, "is not adb:SERIAL"),
+        ("adb:a b", UserError, "is not adb:SERIAL"),
+        ("ssh:", UserError, "is not ssh:"),
+        ("ssh:-oProxyCommand=id", UserError, "is not ssh:"),
+        ("ssh:pi@-x", UserError, "is not ssh:"),
+        ("ssh:pi@board:99999", UserError, "is not ssh:"),
+        ("ssh:pi@board;id", UserError, "is not ssh:"),
         ("toaster", UserError, "unknown device 'toaster'"),
         ("local:1", UserError, "unknown device 'local:1'"),
         ("emulator", UserError, "which device"),

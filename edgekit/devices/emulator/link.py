@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.devices.base import RunResult, check_command, collect, last_lines, push, raise_crash
+from edgekit.devices.base import (
+    Conditions,
+    RunResult,
+    check_command,
+    collect,
+    last_lines,
+    push,
+    raise_crash,
+)
+from edgekit.devices.elf import check_machine
 from edgekit.devices.emulator.sysroot import INSTALL, sysroot
+from edgekit.devices.folder import FolderWorkspace, folder_workspace
 from edgekit.devices.local import ENVIRONMENT
 from edgekit.devices.process import Finished, run_process
 from edgekit.errors import DeviceError, MissingDependency, Unsupported
@@ -80,6 +91,23 @@ class EmulatorLink:
             "emulated": True,
         }
 
+    def conditions(self) -> Conditions:
+        """Nothing: an emulated board has no clocks and no sensors."""
+        return Conditions()
+
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing to lock: what runs at the same time does not change counts and outputs."""
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[FolderWorkspace]:
+        """See :meth:`edgekit.devices.base.Link.workspace`. Only pushed programs can be run."""
+        with folder_workspace(self._store, self._run_in, f"the emulated {self._emulator.cpu}") as space:
+            yield space
+
+    def close(self) -> None:
+        """Nothing to give up."""
+
     def prepare(self, *, count: bool) -> None:
         """Compile the counter and the clock when instructions are to be counted."""
         if count:
@@ -102,6 +130,8 @@ class EmulatorLink:
         if counting:
             self._require_counting()
         program = command.argv[0]
+        if not command.python:
+            check_machine(command.files[program], self.arch, self.name)
         with self._store.scratch() as folder:
             push(command, folder)
             plugin = self._plugin_options(caches=caches) if counting else []
@@ -131,6 +161,28 @@ class EmulatorLink:
             totals=totals,
             peak_rss_bytes=done.peak_rss_bytes,
             seconds=done.seconds,
+        )
+
+    def _run_in(
+        self,
+        folder: Path,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cpus: Sequence[int],
+        timeout_s: float,
+    ) -> Finished:
+        program = folder / argv[0]
+        if not program.is_file():
+            raise DeviceError(f"{argv[0]} is not among the pushed files: the emulator has no other programs")
+        check_machine(program, self.arch, self.name)
+        guest_only, shared = _environment(env, preload=None)
+        start = [self._qemu, "-cpu", self._emulator.cpu, "-L", str(self._root), *guest_only]
+        return run_process(
+            [*start, f"./{argv[0]}", *argv[1:]],
+            folder=folder,
+            env=shared,
+            timeout_s=timeout_s,
+            what=f"{argv[0]} under {_QEMU}",
         )
 
     def _start(

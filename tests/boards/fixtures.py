@@ -1,0 +1,106 @@
+"""Fixtures of the device ends; they skip with the reason where this machine cannot have them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boards.adb_phone import Phone, phone
+from boards.namespace import Namespace, namespace
+from boards.root import fetch_packages, make_board, make_phone
+from boards.sshd import Sshd, sshd
+
+_QEMU = "qemu-aarch64-static"
+
+
+def _give_up(reason: str) -> None:
+    if os.environ.get("EDGEKIT_REQUIRE_LINKS") == "1":
+        pytest.fail(f"EDGEKIT_REQUIRE_LINKS=1, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def arm64_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpacked packages of Debian's arm64."""
+    try:
+        return fetch_packages(tmp_path_factory.mktemp("arm64_packages"))
+    except (OSError, subprocess.CalledProcessError) as exc:
+        _give_up(f"arm64 packages of Debian cannot be had: {exc}")
+        raise AssertionError from exc
+
+
+@pytest.fixture(scope="session")
+def arm64_namespace(arm64_tools: None) -> Iterator[Namespace]:
+    """Where arm64 programs run, shared by all device ends."""
+    if os.geteuid() != 0:
+        _give_up("the device ends of ssh and adb need root")
+    missing = [tool for tool in (_QEMU, "nsenter", "apt-get", "dpkg-deb") if shutil.which(tool) is None]
+    if missing:
+        _give_up(f"not installed: {', '.join(missing)}")
+    try:
+        with namespace(str(shutil.which(_QEMU))) as made:
+            yield made
+    except OSError as exc:
+        _give_up(f"no namespace for arm64 programs: {exc}")
+
+
+@pytest.fixture(scope="session")
+def board(
+    arm64_packages: Path, arm64_namespace: Namespace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sshd]:
+    """A Raspberry Pi 4 look-alike behind a real sshd; ``ssh`` in PATH knows its keys."""
+    if shutil.which("ssh") is None or not Path("/usr/sbin/sshd").exists():
+        _give_up("not installed: openssh-client, openssh-server")
+    folder = tmp_path_factory.mktemp("board")
+    make_board(folder / "root", arm64_packages, _persona("pi4"))
+    arm64_namespace.mount_into(folder / "root")
+    with (
+        sshd(folder, folder / "root", arm64_namespace, "cortex-a72") as made,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        yield made
+
+
+@pytest.fixture(scope="session")
+def adb_server(sealed_home: Path) -> Iterator[None]:
+    """The real adb client with a server and keys of its own."""
+    if shutil.which("adb") is None:
+        _give_up("not installed: adb")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+        patch.delenv("ANDROID_SERIAL", raising=False)
+        yield
+        subprocess.run(["adb", "kill-server"], check=False, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def android_phone(
+    arm64_packages: Path,
+    arm64_namespace: Namespace,
+    adb_server: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Phone]:
+    """A phone look-alike with Cortex-A76 cores; not connected to yet."""
+    root = tmp_path_factory.mktemp("phone") / "root"
+    make_phone(root, arm64_packages, _persona("pi5"))
+    arm64_namespace.mount_into(root)
+    with phone(root, arm64_namespace, "cortex-a76") as made:
+        yield made
+
+
+def _persona(profile: str) -> dict[str, str]:
+    from edgekit.devices.emulator.persona import persona_files
+    from edgekit.profiles.loader import load_profile
+
+    found = load_profile(profile)
+    assert found.emulator is not None
+    return persona_files(found, found.emulator)
