@@ -133,7 +133,11 @@ def compare(result: dict[str, Any], bundle: Path) -> tuple[str, list[str]]:
     import numpy as np
 
     from edgekit.bundle import golden_samples, load_manifest, run
+    from edgekit.devices.android.result import result_schema
+    from edgekit.jsoncheck import first_problem
 
+    if problem := first_problem(result, result_schema()):
+        return "", [f"the result does not fit its schema at {problem}"]
     manifest = load_manifest(bundle)
     samples = golden_samples(manifest)
     host = run.Model(manifest.root, dict(manifest.data))

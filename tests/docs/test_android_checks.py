@@ -107,8 +107,29 @@ def result(tiny_build: Any) -> tuple[Path, dict[str, Any]]:
         stored = model.run(sample.inputs)[0]
         scores = run.to_real(stored, manifest.data["outputs"][0])[0]
         data = base64.b64encode(np.ascontiguousarray(stored).tobytes()).decode()
-        golden.append({"outputs": [{"data": data}], "top1": int(np.argmax(scores))})
-    return bundle, {"status": "ok", "error": None, "golden": golden}
+        output = {"dtype": stored.dtype.name, "shape": list(stored.shape), "data": data}
+        top = int(np.argmax(scores))
+        golden.append({"outputs": [output], "max_abs": 0, "mismatched": 0, "top1": top})
+    figures = dict.fromkeys(("min", "median", "p90", "mean", "max"), 1.0)
+    runtime = {"name": "jvm", "version": "2.3", "delegate": "cpu", "threads": 1}
+    facts = {"name": manifest.name, "profile": manifest.profile, "precision": "int8"}
+    return bundle, {
+        "schema_version": 1,
+        "run_id": "r",
+        "status": "ok",
+        "error": None,
+        "bundle": {**facts, "model_sha256": manifest.data["models"][0]["sha256"]},
+        "runtime": {**runtime, "delegated_nodes": None, "nodes": None, "warnings": []},
+        "protocol": {"warmup": 0, "runs": 1},
+        "load_ms": 1.0,
+        "warmup_ms": [],
+        "runs_ms": [1.0],
+        "statistics": {"n": 1, **figures},
+        "golden": golden,
+        "peak_rss_kb": None,
+        "device": {"manufacturer": "none", "model": "jvm"},
+        "thermal": {"before": {}, "after": {}},
+    }
 
 
 def _other_class(result: dict[str, Any]) -> None:
@@ -117,6 +138,10 @@ def _other_class(result: dict[str, Any]) -> None:
 
 def _lost(result: dict[str, Any]) -> None:
     result["golden"].pop()
+
+
+def _malformed(result: dict[str, Any]) -> None:
+    del result["runtime"]
 
 
 def _failed(result: dict[str, Any]) -> None:
@@ -134,7 +159,12 @@ def test_equal_results_are_let_through(checks: ModuleType, result: tuple[Path, d
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
-    [(_other_class, "on the JVM"), (_lost, "samples came back"), (_failed, "the run failed")],
+    [
+        (_other_class, "on the JVM"),
+        (_lost, "samples came back"),
+        (_failed, "the run failed"),
+        (_malformed, "does not fit its schema"),
+    ],
 )
 def test_different_results_are_found(
     checks: ModuleType,
