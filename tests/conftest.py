@@ -19,6 +19,7 @@ from boards.fixtures import (  # noqa: F401 - fixtures
     arm64_namespace,
     arm64_packages,
     board,
+    make_machine,
 )
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -169,12 +169,12 @@ class AdbTransport:
         """Raise DeviceError or DeviceLost for a transfer that adb did not do."""
         if done.returncode == 0:
             return
-        said = f"{done.stdout}\n{done.stderr}"
+        said = _last(f"{done.stdout}\n{done.stderr}") or "adb gave no reason"
         refused = re.search(r"remote|Permission denied|No space|Read-only", said) is not None
         if refused and self._state() == "device":
             raise failure(said, self, doing)
         raise DeviceLost(
-            f"the connection to {self.name} broke while {doing}: {_last(said) or 'adb gave no reason'}",
+            f"the connection to {self.name} broke while {doing}: {said}",
             hint="see that the device is still there, then try again",
         )
 
@@ -263,5 +263,7 @@ def _words(done: Finished) -> str:
 
 
 def _last(text: str) -> str | None:
+    """The last line of adb's own errors, else the last line; not the summary that follows each transfer."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("*")]
-    return lines[-1] if lines else None
+    errors = [line for line in lines if line.startswith(("adb: error:", "error:", "adb: failed"))]
+    return next(reversed(errors or lines), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import shutil
 import signal
 from collections.abc import Iterable, Mapping, Sequence
@@ -218,7 +219,22 @@ def raise_crash(program: str, returncode: int, stderr: str, where: str) -> None:
         name = signal.Signals(-returncode).name
     except ValueError:
         name = f"signal {-returncode}"
-    raise DeviceError(f"{program} was ended by {name} on {where}", hint=last_lines(stderr))
+    hint = last_lines(stderr)
+    if name == "SIGKILL":
+        memory = "the kernel does that to a program that needs more memory than there is"
+        hint = f"{memory}; {hint}" if hint else memory
+    raise DeviceError(f"{program} was ended by {name} on {where}", hint=hint)
+
+
+def raise_missing_library(program: str, returncode: int, stderr: str, where: str) -> None:
+    """Raise DeviceError when the loader there (glibc's, Android's) did not find a library."""
+    found = re.search(
+        r"error while loading shared libraries: ([^:\s]+)|library \"([^\"]+)\" not found", stderr
+    )
+    if returncode != 0 and found:
+        raise DeviceError(
+            f"{program} lacks the library {found[1] or found[2]} on {where}", hint=last_lines(stderr)
+        )
 
 
 def last_lines(text: str) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgekit.errors import DeviceError
 
+_PT_INTERP = 3
 # e_machine of the ELF specification, with the word size of the class; names as `uname -m` has them.
 _MACHINES = {
     (183, 64): "aarch64",
@@ -24,6 +25,22 @@ def machine(header: bytes) -> str | None:
     order = "<" if header[5] == 1 else ">"
     number = int(struct.unpack_from(f"{order}H", header, 18)[0])
     return _MACHINES.get((number, 64 if header[4] == 2 else 32), f"ELF machine {number}")
+
+
+def needs_glibc(path: Path) -> bool:
+    """Whether a program is started by glibc's loader; no for scripts, static programs and Android's own."""
+    with path.open("rb") as file:
+        header = file.read(64)
+        if machine(header) is None or header[4] != 2:
+            return False
+        table, entry, count = (*struct.unpack_from("<Q", header, 32), *struct.unpack_from("<HH", header, 54))
+        for place in range(count):
+            file.seek(table + place * entry)
+            kind, _, offset, _, _, size = struct.unpack("<IIQQQQ", file.read(40))
+            if kind == _PT_INTERP:
+                file.seek(offset)
+                return b"/ld-linux" in file.read(min(size, 256))
+    return False
 
 
 def check_machine(program: Path, arch: str, where: str) -> None:

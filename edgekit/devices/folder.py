@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from edgekit.devices.base import RunResult, check_names, raise_crash
+from edgekit.devices.base import RunResult, check_names, raise_crash, raise_missing_library
 from edgekit.devices.process import Finished
 from edgekit.errors import DeviceError
 from edgekit.store import Store, digest_file
@@ -48,6 +48,7 @@ class FolderWorkspace:
     ) -> RunResult:
         done = self._start(self._path, argv, env or {}, cpus, timeout_s)
         raise_crash(argv[0], done.returncode, done.stderr, self._where)
+        raise_missing_library(argv[0], done.returncode, done.stderr, self._where)
         return RunResult(
             returncode=done.returncode,
             stdout=done.stdout,

@@ -19,6 +19,7 @@ from edgekit.devices.base import (
     collect,
     push,
     raise_crash,
+    raise_missing_library,
 )
 from edgekit.devices.elf import check_machine
 from edgekit.devices.folder import FolderWorkspace, folder_workspace
@@ -123,6 +124,7 @@ class LocalLink:
                 what=program,
             )
             raise_crash(program, done.returncode, done.stderr, "this host")
+            raise_missing_library(program, done.returncode, done.stderr, "this host")
             outputs = collect(command, folder, returncode=done.returncode, stderr=done.stderr)
         return RunResult(
             returncode=done.returncode,

@@ -19,6 +19,7 @@ class Summary:
 
     median: float
     p90: float
+    p99: float
     ci95: tuple[float, float] | None
     n: int
     mean: float
@@ -27,10 +28,10 @@ class Summary:
 
 
 def summarize(samples: Sequence[float]) -> Summary:
-    """Median, 90th percentile and a confidence interval of the median.
+    """Median, 90th and 99th percentile and a confidence interval of the median.
 
-    Run times are skewed and have outliers, so nothing here assumes a normal distribution. The percentile
-    interpolates linearly between order statistics (Hyndman and Fan 1996, "Sample quantiles in statistical
+    Run times are skewed and have outliers, so nothing here assumes a normal distribution. The percentiles
+    interpolate linearly between order statistics (Hyndman and Fan 1996, "Sample quantiles in statistical
     packages", type 7, as numpy does). The interval runs from the k-th smallest to the k-th largest sample:
     it misses the median only when fewer than k samples fall on one side of it, which has the binomial
     probability 2 P(B(n, 1/2) < k); k is the largest for which that is at most 5 % (Conover, "Practical
@@ -48,6 +49,7 @@ def summarize(samples: Sequence[float]) -> Summary:
     return Summary(
         median=_quantile(ordered, 0.5),
         p90=_quantile(ordered, 0.9),
+        p99=_quantile(ordered, 0.99),
         ci95=(ordered[k - 1], ordered[n - k]) if k else None,
         n=n,
         mean=math.fsum(ordered) / n,

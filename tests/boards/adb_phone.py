@@ -407,7 +407,7 @@ class _Sync:
 
     def _stat(self, name: str) -> None:
         try:
-            s = self._device.path(name).lstat()
+            s = _inside(self._device, name).lstat()
             values = (s.st_mode, s.st_size & 0xFFFFFFFF, int(s.st_mtime))
         except OSError:
             values = (0, 0, 0)
@@ -416,7 +416,7 @@ class _Sync:
     def _stat2(self, kind: bytes, name: str) -> None:
         layout = "<IQQIIIIQqqq"
         try:
-            s = self._device.path(name).stat(follow_symlinks=kind == b"STA2")
+            s = _inside(self._device, name).stat(follow_symlinks=kind == b"STA2")
         except OSError as exc:
             self._stream.write(kind + struct.pack(layout, exc.errno or 0, *[0] * 10))
             return

@@ -6,15 +6,18 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from boards.adb_phone import Phone, phone
+from boards.cable import Cable
+from boards.machine import Machine
 from boards.namespace import Namespace, namespace
 from boards.root import fetch_packages, make_board, make_phone
 from boards.sshd import Sshd, sshd
+from edgekit.store import Store
 
 _QEMU = "qemu-aarch64-static"
 
@@ -95,6 +98,48 @@ def android_phone(
     arm64_namespace.mount_into(root)
     with phone(root, arm64_namespace, "cortex-a76") as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def make_machine(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    require_tools: Callable[..., None],
+) -> Iterator[Callable[[str], Machine]]:
+    """A machine by the kind of its link ("local", "emulator", "ssh", "adb"), once for each module."""
+    made: dict[str, Machine] = {}
+
+    def make(kind: str) -> Machine:
+        if kind not in made:
+            made[kind] = _machine(kind, request, Store(tmp_path_factory.mktemp("store")), require_tools)
+        return made[kind]
+
+    yield make
+    for machine in made.values():
+        if machine.cable is not None:
+            machine.cable.close()
+
+
+def _machine(
+    kind: str, request: pytest.FixtureRequest, store: Store, require_tools: Callable[..., None]
+) -> Machine:
+    if kind == "local":
+        require_tools("cc")
+        return Machine(kind, kind, "cc", store)
+    require_tools("qemu-aarch64", "aarch64-linux-gnu-gcc")
+    compiler = "aarch64-linux-gnu-gcc"
+    if kind == "emulator":
+        return Machine(kind, kind, compiler, store)
+    if kind == "adb":
+        phone = request.getfixturevalue("android_phone")
+        base = phone.path("/data/local/tmp/edgekit")
+        return Machine(kind, f"adb:{phone.serial}", compiler, store, base=base, end=phone)
+    board = request.getfixturevalue("board")
+    cable = Cable(board.port)
+    board.know(cable.port)
+    base = board.root / "home/pi/.cache/edgekit"
+    address = f"ssh:pi@127.0.0.1:{cable.port}"
+    return Machine(kind, address, compiler, store, base=base, cable=cable, end=board)
 
 
 def _persona(profile: str) -> dict[str, str]:

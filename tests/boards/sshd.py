@@ -50,6 +50,12 @@ class Sshd:
     def address(self, user: str = "pi") -> str:
         return f"ssh:{user}@127.0.0.1:{self.port}"
 
+    def know(self, port: int) -> None:
+        """Let the client expect this server behind another port, too."""
+        public = (self.folder / "host_key.pub").read_text().split()[:2]
+        with (self.folder / "known_hosts").open("a") as known:
+            known.write(f"[127.0.0.1]:{port} {' '.join(public)}\n")
+
     def start(self) -> None:
         config = self.folder / "sshd_config"
         config.write_text(
@@ -83,8 +89,6 @@ def sshd(folder: Path, root: Path, namespace: Namespace, cpu: str) -> Iterator[S
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    public = (folder / "host_key.pub").read_text().split()[:2]
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(public)}\n")
     (folder / "ssh_config").write_text(_CLIENT_CONFIG.format(folder=folder))
     (folder / "bin").mkdir()
     wrapper = folder / "bin" / "ssh"
@@ -106,6 +110,7 @@ def sshd(folder: Path, root: Path, namespace: Namespace, cpu: str) -> Iterator[S
     namespace.run("mkdir", "-m", "755", "/run/sshd")
     namespace.run("cp", folder / "id.pub", "/run/sshd/keys")  # the account itself has to reach it
     made = Sshd(folder, root, namespace, cpu, port)
+    made.know(port)
     try:
         made.start()
         yield made

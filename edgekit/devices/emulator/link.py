@@ -20,6 +20,7 @@ from edgekit.devices.base import (
     last_lines,
     push,
     raise_crash,
+    raise_missing_library,
 )
 from edgekit.devices.elf import check_machine
 from edgekit.devices.emulator.sysroot import INSTALL, sysroot
@@ -149,7 +150,9 @@ class EmulatorLink:
                 timeout_s=timeout_s,
                 what=f"{program} under {_QEMU}",
             )
-            raise_crash(program, done.returncode, done.stderr, f"the emulated {self._emulator.cpu}")
+            where = f"the emulated {self._emulator.cpu}"
+            raise_crash(program, done.returncode, done.stderr, where)
+            raise_missing_library(program, done.returncode, done.stderr, where)
             outputs = collect(command, folder, returncode=done.returncode, stderr=done.stderr)
             regions, totals = _read_counts(folder / _COUNTS, done) if counting else ((), {})
         return RunResult(

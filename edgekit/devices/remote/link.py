@@ -19,12 +19,13 @@ from edgekit.devices.base import (
     check_names,
     last_lines,
     raise_crash,
+    raise_missing_library,
 )
-from edgekit.devices.elf import check_machine, machine
+from edgekit.devices.elf import check_machine, machine, needs_glibc
 from edgekit.devices.remote.facts import CONDITIONS, FACTS, read_conditions, read_facts
 from edgekit.devices.remote.packages import check_device_packages
 from edgekit.devices.remote.script import check, failure, run_script
-from edgekit.devices.remote.selfcontained import LOADER_ARGV, self_contained
+from edgekit.devices.remote.selfcontained import LOADER, LOADER_ARGV, self_contained
 from edgekit.devices.remote.session import Session, require_alive
 from edgekit.devices.remote.transport import Transport
 from edgekit.errors import DeviceError, DeviceLost, DeviceTimeout, Unsupported
@@ -43,7 +44,7 @@ sh=$(command -v sh) && head -c 20 "$sh" | od -An -tx1
 for tool in sha256sum mkdir rm; do command -v "$tool" >/dev/null || echo "missing $tool"; done
 """
 
-_RUN = """cd {folder} || exit 125
+_RUN = """mkdir -p {folder} && cd {folder} || exit 125
 {exports}
 start=
 command -v setsid >/dev/null 2>&1 && start=setsid
@@ -101,6 +102,7 @@ class RemoteLink:
     def exclusive(self) -> Iterator[None]:
         """See :meth:`edgekit.devices.base.Link.exclusive`: a lock there, whoever holds it here."""
         if self._depth == 0:
+            self._transport.connect()  # again: adb's server or the network may have been restarted
             self._session = Session(self._transport, self._owner)
         self._depth += 1
         try:
@@ -139,18 +141,13 @@ class RemoteLink:
             self._refuse_counting()
         check_command(command)
         program = command.argv[0]
-        files, argv = dict(command.files), list(command.argv)
-        start: tuple[str, ...] = ()
-        if command.python:
-            start = (check_device_packages(self._transport, command.python),)
-        else:
-            check_machine(files[program], self.arch, self.name)
-            if self._transport.self_contained and machine(_head(files[program])) is not None:
-                files |= self_contained(self.arch)
-                start = LOADER_ARGV
+        files, argv = dict(command.files), command.argv
+        python = check_device_packages(self._transport, command.python) if command.python else None
+        if python is None:
+            files |= self._with_libraries(files[program])
         with self.workspace() as space:
             space.push(files)
-            done = space.start(start, argv, timeout_s=timeout_s, env=command.env, cpus=command.cpus)
+            done = space.start(python, argv, timeout_s=timeout_s, env=command.env, cpus=command.cpus)
             outputs = space.collect(command.outputs, done, program)
         return RunResult(
             returncode=done.returncode,
@@ -159,6 +156,13 @@ class RemoteLink:
             outputs=outputs,
             seconds=done.seconds,
         )
+
+    def _with_libraries(self, program: Path) -> dict[str, Path]:
+        """What has to go along with a program. Raises DeviceError for one of another machine."""
+        check_machine(program, self.arch, self.name)
+        if self._transport.self_contained and program.is_file() and needs_glibc(program):
+            return self_contained(self.arch)
+        return {}
 
     def _hello(self) -> str:
         """Machine of the programs there: that of its shell. A 64-bit kernel may have a 32-bit system."""
@@ -213,6 +217,8 @@ class RemoteWorkspace:
     def push(self, files: Mapping[str, Path]) -> None:
         """See :meth:`edgekit.devices.base.Workspace.push`."""
         check_names(files)
+        if not files:
+            return
         digests = {name: _digest(name, path) for name, path in files.items()}
         try:
             self._push(files, digests)
@@ -234,24 +240,30 @@ class RemoteWorkspace:
         cpus: Sequence[int] = (),
     ) -> RunResult:
         """See :meth:`edgekit.devices.base.Workspace.run`."""
-        return self.start((), argv, timeout_s=timeout_s, env=env or {}, cpus=cpus)
+        if argv[0] in self._pushed:
+            self.push(self._link._with_libraries(self._pushed[argv[0]]))
+        return self.start(None, argv, timeout_s=timeout_s, env=env or {}, cpus=cpus)
 
     def start(
         self,
-        before: Sequence[str],
+        python: str | None,
         argv: Sequence[str],
         *,
         timeout_s: float,
         env: Mapping[str, str],
         cpus: Sequence[int],
     ) -> RunResult:
-        """:meth:`run`, with ``before`` in front of the program: its loader or interpreter."""
+        """:meth:`run` for files that are complete; ``python`` is the interpreter of a program in Python."""
         link, program = self._link, argv[0]
         if any("\0" in part for part in (*argv, *env, *env.values())):
             raise ValueError("an argument or a variable holds a NUL character")
         session = link._held(f"starting {program}")
         pinned = ("taskset", f"{sum(1 << cpu for cpu in set(cpus)):x}") if cpus else ()
-        name = f"./{program}" if program in self._pushed else program
+        before: Sequence[str] = (python,) if python else ()
+        pushed = self._pushed.get(program)
+        if pushed is not None and python is None and LOADER in self._pushed and needs_glibc(pushed):
+            before = LOADER_ARGV
+        name = f"./{program}" if pushed is not None else program
         pid = f"../pids/{secrets.token_hex(4)}"
         body = _RUN.format(
             folder=self.folder,
@@ -271,6 +283,7 @@ class RemoteWorkspace:
         if said.returncode == 125 and not said.stdout:
             require_alive(session, link._transport, doing)
             raise failure(said.stderr, link._transport, doing)
+        raise_missing_library(program, said.returncode, said.stderr, link.name)
         _raise_unrunnable(program, said.returncode, said.stderr, link.name)
         if said.returncode > _SIGNALLED:
             raise_crash(program, _SIGNALLED - said.returncode, said.stderr, link.name)
@@ -396,13 +409,6 @@ class RemoteWorkspace:
 
 def _raise_unrunnable(program: str, returncode: int, stderr: str, where: str) -> None:
     """Raise DeviceError for a program that the machine could not start."""
-    library = re.search(
-        r"error while loading shared libraries: ([^:\s]+)|library \"([^\"]+)\" not found", stderr
-    )
-    if library and returncode != 0:
-        raise DeviceError(
-            f"{program} lacks the library {library[1] or library[2]} on {where}", hint=last_lines(stderr)
-        )
     if returncode in (_NOT_RUN, _NOT_FOUND):
         reason = "cannot be run" if returncode == _NOT_RUN else "or its loader was not found"
         raise DeviceError(f"{program} {reason} on {where}", hint=last_lines(stderr))

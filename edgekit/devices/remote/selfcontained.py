@@ -5,16 +5,18 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from edgekit.devices.emulator.sysroot import CROSS_LIBRARIES, INSTALL, LOADER
+from edgekit.devices.emulator.sysroot import CROSS_LIBRARIES, INSTALL
+from edgekit.devices.emulator.sysroot import LOADER as _LOADER
 from edgekit.errors import MissingDependency, Unsupported
 
 _FOLDER = "lib"
 _LIBRARIES = (
-    LOADER,
+    _LOADER,
     *("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libgcc_s.so.1"),
     "libstdc++.so.6",
 )
-LOADER_ARGV = (f"./{_FOLDER}/{LOADER}", "--library-path", f"./{_FOLDER}:.")
+LOADER = f"{_FOLDER}/{_LOADER}"
+LOADER_ARGV = (f"./{LOADER}", "--library-path", f"./{_FOLDER}:.")
 """What starts a program in a folder that has :func:`self_contained`'s files."""
 
 

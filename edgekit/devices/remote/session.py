@@ -37,6 +37,7 @@ stop() {{
     done
     rm -rf "$1"
 }}
+bye() {{ stop {folder}; rm -f {base}/owner; rmdir {base}; }}
 fail() {{ echo "$mark-failed"; exit 1; }}
 mkdir -p {base} || fail
 exec 9<{base} || fail
@@ -56,12 +57,10 @@ done
 for old in {base}/run-*; do [ -d "$old" ] && stop "$old"; done
 echo {owner} "$$" {who} >{base}/owner || fail
 mkdir {folder} {folder}/files {folder}/pids || fail
-trap 'stop {folder}; exit 1' HUP TERM
+trap 'bye; exit 1' HUP TERM
 echo "$mark-held"
 cat >/dev/null 9>&-
-stop {folder}
-rm -f {base}/owner
-rmdir {base}
+bye
 exit 0
 }}
 """

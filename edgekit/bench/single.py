@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from edgekit.types import Artifact, Measurement, RunProtocol
 if TYPE_CHECKING:
     from edgekit.types import Array
 
-_TIMEOUT_S = 900.0
+TIMEOUT_S = 900.0
+"""For one run of a file."""
+_CLOCK_ERROR = 1.05
+"""No two clocks of working machines differ by more."""
 _BYTES_PER_KB = 1024
 
 
@@ -41,13 +45,16 @@ def bench(
     subject: str = "final",
     caches: bool = False,
     per_op: bool = False,
-    timeout_s: float = _TIMEOUT_S,
+    cpus: Sequence[int] = (),
+    facts: Mapping[str, Any] | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Bench:
     """Run a file on ``inputs`` (arrays as the file stores them) and return what the link can know.
 
     On the emulator: instructions per inference in total and by class, with ``caches`` modelled misses,
     memory; the latency is None there. Elsewhere: latency with median, p90 and the interval of the median
-    over ``protocol.runs``.
+    over ``protocol.runs``, on the cores ``cpus`` (all when empty). ``facts`` are the link's, where they are
+    known already.
 
     With ``per_op`` the first measurement's ``detail`` has "ops", one {"name", "op", "instructions"} or
     {"name", "op", "us"} per operator of one inference, in execution order. They come from a run of their
@@ -55,7 +62,13 @@ def bench(
     DeviceError when the runtime there gives no profile, or when the file does not run.
     """
     work = _Work(
-        backend=backend, artifact=artifact, inputs=inputs, link=link, store=store, timeout_s=timeout_s
+        backend=backend,
+        artifact=artifact,
+        inputs=inputs,
+        link=link,
+        store=store,
+        cpus=tuple(cpus),
+        timeout_s=timeout_s,
     )
     emulated = link.source == "emulator"
     result, report = work.run(protocol, count=emulated, caches=caches)
@@ -64,13 +77,14 @@ def bench(
         "subject": subject,
         "threads": protocol.threads,
         "warmup": protocol.warmup,
-        "device": link.facts(),
+        "device": link.facts() if facts is None else facts,
     }
     ops = work.by_operator(protocol, emulated=emulated) if per_op else None
     if emulated:
         found = _counts(result, ops, common)
         found.append(Measurement(metric="latency", unit="ms", median=None, **common))
     else:
+        check_times(report, result.seconds, link.name)
         found = _times(report, ops, common)
     memory = float(report["peak_rss_kb"]) * _BYTES_PER_KB
     note = {"includes": "the emulator itself"} if emulated else {}
@@ -92,6 +106,7 @@ class _Work:
     inputs: Sequence[Array]
     link: Link
     store: Store
+    cpus: tuple[int, ...]
     timeout_s: float
 
     def run(
@@ -111,6 +126,8 @@ class _Work:
                 store=self.store,
                 scratch=scratch,
             )
+            if self.cpus:
+                command = replace(command, cpus=self.cpus)
             result = self.link.run(
                 command, timeout_s=self.timeout_s, count=count, caches=caches, per_op=per_op and count
             )
@@ -130,6 +147,26 @@ class _Work:
             )
         unit = "instructions" if emulated else "us"
         return [{"name": str(o["name"]), "op": None, unit: float(o["us"])} for o in report["ops"]]
+
+
+def check_times(report: Mapping[str, Any], seconds: float, where: str) -> None:
+    """Raise DeviceError for times that no clock can have measured which did not jump.
+
+    ``seconds`` is how long the program ran by the clock of this machine, 0 where that is not known.
+    """
+    times = [float(t) for t in report["runs_ms"]]
+    load = float(report["load_ms"])
+    if not all(math.isfinite(t) and t > 0 for t in times) or not (math.isfinite(load) and load >= 0):
+        raise DeviceError(
+            f"a run on {where} took {min(times):g} ms by its clock: the clock jumped", hint="measure again"
+        )
+    told = (sum(times) + load) / 1000
+    if seconds > 0 and told > seconds * _CLOCK_ERROR:
+        raise DeviceError(
+            f"the runs on {where} took {told:.3g} s by its clock, but {seconds:.3g} s by this machine's: "
+            "the clock there jumped or runs fast",
+            hint="measure again",
+        )
 
 
 def _times(
