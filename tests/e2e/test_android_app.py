@@ -1,4 +1,4 @@
-"""`edgekit bench --via app` with the real adb client and a device end on loopback: success, and each fault."""
+"""`edgekit bench --via app` with the real adb client and a device end on loopback: success and faults."""
 
 from __future__ import annotations
 
