@@ -61,7 +61,7 @@ def test_an_unknown_host_key(board: Sshd, known_hosts: Path, opened: Callable[[s
 
 def test_an_account_that_does_not_let_in(board: Sshd, opened: Callable[[str], Link]) -> None:
     with pytest.raises(DeviceError, match="permission denied") as caught:
-        opened(board.address(user="nobody"))
+        opened(board.address(user="stranger"))
     assert "ssh-copy-id" in (caught.value.hint or "")
 
 
