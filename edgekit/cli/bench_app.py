@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 def measure_with_app(
     subject: Subject, link: Link, plan: SeriesPlan, emit: Emit, options: Mapping[str, Any]
 ) -> tuple[Series, dict[str, Any]]:
-    """The measurements, and how the golden samples compare: {"samples", "agree", "same_top1", "max_abs"}.
+    """The measurements, and how the golden samples compare: {"samples", "agree", "same_top1", "max_abs",
+    "atol", "rtol"}. On accelerators the tolerance allows for their rounding.
 
     Raises UserError for a bare file, and what :func:`edgekit.bench.app.bench_with_app` raises.
     """
     from edgekit.bench.app import bench_with_app
     from edgekit.bundle import compare, golden_samples
-    from edgekit.bundle.golden import tolerance_of
+    from edgekit.bundle.golden import accelerator_tolerance, tolerance_of
     from edgekit.bundle.manifest import manifest_files
     from edgekit.bundle.run import inside
     from edgekit.devices.android import app_delegate
@@ -46,7 +47,8 @@ def measure_with_app(
         emit=emit,
     )
     expected = [s.outputs for s in golden_samples(manifest)]
-    results = compare(expected, done.golden, tolerance_of(manifest))
+    tolerance = tolerance_of(manifest) if delegate == "cpu" else accelerator_tolerance(manifest)
+    results = compare(expected, done.golden, tolerance)
     tops = [
         e[0].reshape(-1).argmax() == g[0].reshape(-1).argmax()
         for e, g in zip(expected, done.golden, strict=True)
@@ -57,6 +59,8 @@ def measure_with_app(
         "agree": sum(r.passed for r in results),
         "same_top1": sum(map(bool, tops)) if classes else None,
         "max_abs": max((r.max_abs for r in results), default=0.0),
+        "atol": tolerance.atol,
+        "rtol": tolerance.rtol,
     }
 
 
@@ -66,4 +70,5 @@ def golden_words(golden: Mapping[str, Any]) -> str:
     parts = [f"{golden['agree']} of {n} agree"]
     if golden["same_top1"] is not None:
         parts.append(f"same top-1 on {golden['same_top1']} of {n}")
-    return ", ".join([*parts, f"largest difference {golden['max_abs']:.3g}"])
+    limit = f"atol {golden['atol']:.3g}, rtol {golden['rtol']:.3g}"
+    return ", ".join([*parts, f"largest difference {golden['max_abs']:.3g} ({limit})"])

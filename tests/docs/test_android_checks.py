@@ -5,16 +5,22 @@ from __future__ import annotations
 import base64
 import copy
 import importlib.util
+import re
+import shlex
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
 from edgekit.bundle import golden_samples, load_manifest, run
+from edgekit.cli.main import main
+from edgekit.devices.android.app import DELEGATES, INSTRUMENTATION, PACKAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -175,3 +181,49 @@ def test_different_results_are_found(
     bundle, other = result[0], copy.deepcopy(result[1])
     change(other)
     assert complaint in checks.compare(other, bundle)[1][0]
+
+
+README = ROOT / "android_demo" / "README.md"
+
+
+def test_the_readme_names_the_versions_of_the_catalogue() -> None:
+    text = README.read_text()
+    versions = tomllib.loads((README.parent / "gradle" / "libs.versions.toml").read_text())["versions"]
+    for name in ("litert", "tflite1", "executorch", "compileSdk"):
+        assert versions[name] in text, f"{name} {versions[name]}"
+    properties = (README.parent / "gradle/wrapper/gradle-wrapper.properties").read_text()
+    gradle = re.search(r"gradle-([\d.]+)-bin", properties)
+    assert gradle is not None
+    assert f"Gradle {gradle[1]}" in text
+
+
+def test_the_commands_of_the_readme_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "android_demo"
+    for name in (
+        "../out/digits_demo/android_gpu/bundle/manifest.json",
+        "app/build/outputs/apk/litert/debug/app-litert-debug.apk",
+        "my_weights.safetensors",
+    ):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).touch()
+    monkeypatch.chdir(here)
+    lines = re.findall(r"^\$ edgekit (.*)$", README.read_text(), re.MULTILINE)
+    assert len(lines) >= 3
+    for line in lines:
+        name, *arguments = shlex.split(line)
+        command = main.get_command(click.Context(main), name)
+        assert command is not None, name
+        command.make_context(name, arguments)
+
+
+def test_the_app_is_called_the_same_on_both_sides() -> None:
+    app = README.parent / "app"
+    assert f'applicationId = "{PACKAGE}"' in (app / "build.gradle.kts").read_text()
+    assert f'namespace = "{PACKAGE}"' in (app / "build.gradle.kts").read_text()
+    package, _, name = INSTRUMENTATION.partition("/")
+    assert package == PACKAGE
+    assert f'android:name="{name}"' in (app / "src/main/AndroidManifest.xml").read_text()
+    source = app / "src/main/kotlin" / PACKAGE.replace(".", "/") / f"{name[1:]}.kt"
+    assert f"class {name[1:]} : Instrumentation()" in source.read_text()
+    delegates = re.findall(r"delegates = listOf\((.*)\)", "".join(p.read_text() for p in app.rglob("*.kt")))
+    assert {d for found in delegates for d in re.findall(r'"(\w+)"', found)} == set(DELEGATES.values())
