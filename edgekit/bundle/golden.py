@@ -13,6 +13,8 @@ from edgekit.errors import StepFailed
 if TYPE_CHECKING:
     from edgekit.types import Array
 
+_SHARE, _STEPS = 0.01, 2.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
@@ -62,6 +64,22 @@ def golden_samples(manifest: Manifest) -> list[GoldenSample]:
 def tolerance_of(manifest: Manifest) -> Tolerance:
     """The tolerance that the manifest declares."""
     return Tolerance(**manifest.data["golden"]["tolerance"])
+
+
+def accelerator_tolerance(manifest: Manifest) -> Tolerance:
+    """The tolerance for a GPU, NPU or NNAPI, at least the manifest's own.
+
+    Such hardware rounds otherwise than the CPU that gave the golden outputs: floats are computed in fp16 or
+    less, integers rescaled by other rules. Floats may differ by 1 % of the golden outputs' largest value,
+    integers by 2 quantisation steps: choices of edgekit, far above what fp16 loses in one operator and far
+    below what changes a class that the model is sure of.
+    """
+    own = tolerance_of(manifest)
+    outputs = [o for sample in golden_samples(manifest) for o in sample.outputs]
+    if all(o.dtype.kind in "iu" for o in outputs):
+        return Tolerance(atol=max(own.atol, _STEPS), rtol=own.rtol)
+    largest = max((float(abs(o).max()) for o in outputs if o.size and o.dtype.kind == "f"), default=0.0)
+    return Tolerance(atol=max(own.atol, _SHARE * largest), rtol=own.rtol)
 
 
 def compare(

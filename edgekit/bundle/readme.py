@@ -144,9 +144,9 @@ def _preprocessing(manifest: Mapping[str, Any]) -> list[str]:
     if how["channel_order"] is None:
         text = "Prepare inputs as in training: the manifest does not know how images become inputs."
     else:
-        size = (
-            f"resize to {how['resize'][0]} x {how['resize'][1]} (height x width), " if how["resize"] else ""
-        )
+        height, width = how["resize"] or (None, None)
+        fit = f"scale to just cover {height} x {width} (height x width), crop about the centre, "
+        size = fit if how["resize"] else ""
         text = f"{size}{how['channel_order']} order, pixel / {how['scale'] or 1:g}"
         if how["mean"] is not None:
             text += f", minus {_list(how['mean'])}"

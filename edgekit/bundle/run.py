@@ -225,7 +225,7 @@ def image_array(path: Path, tensor: dict[str, Any], how: dict[str, Any]) -> Any:
     if how.get("channel_order") is None or how.get("scale") is None:
         raise Problem("the manifest does not know how images are prepared: give --input a .npy file")
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError as exc:
         raise Missing("reading an image needs pillow", "pillow") from exc
     layout = tensor["layout"]
@@ -233,15 +233,21 @@ def image_array(path: Path, tensor: dict[str, Any], how: dict[str, Any]) -> Any:
         raise Problem(f"the input {tensor['name']!r} is not an image")
     height, width = (tensor["shape"][layout.index(axis)] for axis in "HW")
     try:
-        image = Image.open(path).convert("L" if how["channel_order"] == "GRAY" else "RGB")
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            image = upright.convert("L" if how["channel_order"] == "GRAY" else "RGB")
     except OSError as exc:
         raise Problem(f"{path} is not an image that pillow reads: {exc}") from exc
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, dtype=np.float32).reshape(height, width, -1)
+    # As the data of the build were read: scaled to just cover the input, then cropped about the centre.
+    factor = max(width / image.width, height / image.height)
+    covering = (max(width, round(image.width * factor)), max(height, round(image.height * factor)))
+    image = image.resize(covering, Image.Resampling.BILINEAR)
+    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+    image = image.crop((left, top, left + width, top + height))
+    pixels: Any = np.asarray(image, dtype=np.float32).reshape(height, width, -1)
     if how["channel_order"] == "BGR":
         pixels = pixels[..., ::-1]
-    values = pixels / how["scale"]
+    values = pixels / np.float32(how["scale"])
     if how.get("mean") is not None:
         values = values - np.asarray(how["mean"], dtype=np.float32)
     if how.get("std") is not None:
@@ -552,9 +558,14 @@ def run_inputs(root: Path, files: list[Path], top: int, layout: str) -> None:
             print(np.array2string(values, precision=6, threshold=200))
 
 
+def highest(scores: Any, count: int) -> list[int]:
+    """Indices of the highest scores, the lower index first among equals."""
+    return [int(i) for i in np.argsort(-scores, kind="stable")[:count]]
+
+
 def print_top(scores: Any, labels: list[str], top: int) -> None:
     """The highest scores, each with its class."""
-    for place, index in enumerate(np.argsort(-scores, kind="stable")[:top], start=1):
+    for place, index in enumerate(highest(scores, top), start=1):
         label = labels[index] if index < len(labels) else f"class {index}"
         print(f"{place:2}. {label}  {scores[index]:.6g}")
 

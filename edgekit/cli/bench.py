@@ -109,7 +109,19 @@ _OPTIONS = [
     click.option(
         "--delegate",
         type=click.Choice(["cpu", "xnnpack", "gpu", "nnapi", "npu"]),
-        help="Delegate for --benchmark-binary; without it the bundle's own.",
+        help="Delegate for --benchmark-binary or the app; without it the bundle's own.",
+    ),
+    click.option(
+        "--via",
+        type=click.Choice(["binary", "app"]),
+        default="binary",
+        show_default=True,
+        help="On phones: a program pushed there, or the app of android_demo with Android's own delegates.",
+    ),
+    click.option(
+        "--apk",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The app to install for --via app; without it the one that is there.",
     ),
 ]
 
@@ -163,6 +175,7 @@ def bench(path: Path, devices: tuple[str, ...], profile: str | None, as_json: bo
     else:
         for result in results:
             _print(result, named=len(devices) > 1)
+    _refuse_other_outputs(results)
     if failures:
         raise DeviceError("; ".join(f"{device}: {exc}" for device, exc in failures), hint=failures[0][1].hint)
 
@@ -172,6 +185,7 @@ def _measure(
 ) -> dict[str, Any]:
     from edgekit.bench import SeriesPlan, bench_series
     from edgekit.bench.benchmark_model import bench_with_binary
+    from edgekit.cli.bench_app import measure_with_app
     from edgekit.cli.targets import profile_for, raw_inputs
     from edgekit.errors import UserError
 
@@ -193,6 +207,13 @@ def _measure(
         sustained_s=None if minutes is None else 60 * minutes,
         per_op=options["per_op"],
     )
+    if options["via"] == "app":
+        if options["benchmark_binary"] is not None:
+            raise UserError("--benchmark-binary is a way without the app", hint="leave out --via app")
+        series, golden = measure_with_app(subject, link, plan, emit, options)
+        return {**_to_data(series), "golden": golden}
+    if options["apk"] is not None:
+        raise UserError("--apk is for --via app", hint="add --via app")
     if options["benchmark_binary"] is not None:
         delegate = options["delegate"] or _delegate_of(subject)
         return _to_data(
@@ -200,8 +221,8 @@ def _measure(
         )
     if options["delegate"] is not None:
         raise UserError(
-            "--delegate is for --benchmark-binary: edgekit's own runners have one delegate each",
-            hint="leave it out, or give the benchmark_model program for the device",
+            "--delegate is for --benchmark-binary and --via app: edgekit's runners have one each",
+            hint="leave it out, or give the benchmark_model program for the device or the app",
         )
     if subject.manifest is not None and link.source == "device":
         from edgekit.bench.jetson import SCRIPT, bench_jetson
@@ -214,6 +235,20 @@ def _measure(
     return _to_data(
         bench_series(subject.backend, subject.artifact, inputs, link, store=store, plan=plan, emit=emit)
     )
+
+
+def _refuse_other_outputs(results: Sequence[Mapping[str, Any]]) -> None:
+    """Raise GateFailed when a device computed something else than the golden outputs."""
+    from edgekit.errors import GateFailed
+
+    for result in results:
+        golden = result.get("golden")
+        if golden and golden["agree"] < golden["samples"]:
+            differing = golden["samples"] - golden["agree"]
+            raise GateFailed(
+                f"{differing} of {golden['samples']} golden samples differ on {result['link']}",
+                hint="the delegate there computes something else: compare with --delegate cpu",
+            )
 
 
 def _delegate_of(subject: Subject) -> str:
@@ -247,6 +282,10 @@ def _print(result: Mapping[str, Any], *, named: bool) -> None:
     notes = [
         note for m in measurements if m["metric"] in ("latency", "sustained_latency") for note in _notes(m)
     ]
+    if "golden" in result:
+        from edgekit.cli.bench_app import golden_words
+
+        notes.append(("golden samples", golden_words(result["golden"])))
     if notes:
         print_rows(notes)
     for m in measurements:
@@ -279,7 +318,9 @@ def _notes(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a latency was measured under, one line."""
     detail = m["detail"]
     celsius = [f"{c:.1f}" for c in detail.get("celsius", ()) if c is not None]
+    runtime = detail.get("runtime")
     parts = [
+        f"{runtime['name']} {runtime['version']} on {detail['delegate']}" if runtime else "",
         f"cores {','.join(map(str, detail['cores']))}" if detail.get("cores") else "",
         f"governor {detail['governor']}" if detail.get("governor") else "",
         f"{' to '.join(celsius)} °C" if celsius else "",

@@ -75,5 +75,6 @@ def _digits(role: Role, limit: int | None) -> Data:
         labels[chosen],
         source=BUILT_IN,
         classes=tuple(str(d) for d in range(10)),
-        preprocessing=Preprocessing(resize=(8, 8), scale=16.0, channel_order="GRAY"),
+        # The data set counts from 0 to 16; a picture's 0 to 255 are the same real values.
+        preprocessing=Preprocessing(resize=(8, 8), scale=255.0, channel_order="GRAY"),
     )

@@ -108,7 +108,7 @@ def _load_demo(weights: Path | None) -> LoadedModel:
     module = DigitsNet()
     load_weights(module, weights or Path(__file__).parent / "demo" / "weights.safetensors")
     loaded = _settle(module, DEMO_SOURCE, DEMO_NAME, inspection.random_inputs([INPUT_SHAPE]), task=None)
-    preprocessing = Preprocessing(resize=(8, 8), scale=16.0, channel_order="GRAY")
+    preprocessing = Preprocessing(resize=(8, 8), scale=255.0, channel_order="GRAY")
     return _replace_spec(loaded, labels=CLASSES, preprocessing=preprocessing)
 
 

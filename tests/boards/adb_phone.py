@@ -173,6 +173,14 @@ class _Stream:
             del self._received[:size]
             return found
 
+    def read_some(self) -> bytes:
+        """What has come; nothing when the other side is done."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._received) or self.closed)
+            found = bytes(self._received)
+            self._received.clear()
+            return found
+
     def put(self, data: bytes) -> None:
         with self._changed:
             self._received += data
@@ -306,6 +314,8 @@ class _Connection:
         options = kind.split(",")
         if options[0] == "shell" and "v2" in options:
             return lambda stream: _shell(self.device, stream, command)
+        if options[0] == "exec":
+            return lambda stream: _exec(self.device, stream, command)
         if options[0] == "sync":
             return lambda stream: _Sync(self.device, stream).serve()
         return None
@@ -373,6 +383,26 @@ def _shell(device: Phone, stream: _Stream, command: str) -> None:
         thread.join()
     code = process.wait()
     stream.write(struct.pack("<BIB", _EXIT, 1, (128 - code if code < 0 else code) & 0xFF))
+    process.stdout.close()
+    process.stderr.close()
+
+
+def _exec(device: Phone, stream: _Stream, command: str) -> None:
+    """Bytes in, bytes out, no exit code: how an app is streamed to the package manager."""
+    process = device.spawn(command)
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+
+    def feed() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while data := stream.read_some():
+                process.stdin.write(data)
+                process.stdin.flush()
+            process.stdin.close()
+
+    threading.Thread(target=feed, daemon=True).start()
+    while data := os.read(process.stdout.fileno(), 32768):
+        stream.write(data)
+    process.wait()
     process.stdout.close()
     process.stderr.close()
 

@@ -21,6 +21,7 @@ from edgekit.bundle import (
     load_manifest,
     verify_bundle,
 )
+from edgekit.bundle.golden import accelerator_tolerance
 from edgekit.errors import StepFailed, StoreError, UserError
 from edgekit.store import digest_file
 
@@ -60,6 +61,26 @@ def test_golden_samples_come_back_and_verify(made: Path) -> None:
     results = verify_bundle(manifest)
     assert [r.passed for r in results] == [True] * 3
     assert all(r.elements == 4 for r in results)
+
+
+def test_accelerators_may_round_otherwise_but_not_compute_otherwise(made: Path) -> None:
+    manifest = load_manifest(made)
+    expected = [list(s.outputs) for s in golden_samples(manifest)]
+    largest = max(float(abs(o).max()) for outputs in expected for o in outputs)
+    integer = expected[0][0].dtype.kind == "i"
+    near, far = (2, 3) if integer else (0.009 * largest, 0.02 * largest)
+    allowed = accelerator_tolerance(manifest)
+
+    def shifted(by: float) -> list[list[Any]]:
+        wide = [[o.astype(np.float64) for o in outputs] for outputs in expected]
+        signs = [[np.where(o > 0, -1, 1) for o in outputs] for outputs in wide]  # within the type's range
+        return [
+            [(o + by * s).astype(expected[0][0].dtype) for o, s in zip(row, sign, strict=True)]
+            for row, sign in zip(wide, signs, strict=True)
+        ]
+
+    assert all(r.passed for r in compare(expected, shifted(near), allowed))
+    assert not any(r.passed for r in compare(expected, shifted(far), allowed))
 
 
 def test_verification_through_another_runner_sees_a_difference(write_int8: Write) -> None:

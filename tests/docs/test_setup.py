@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("setup", "demo", "test", "check")
+SCRIPTS = ("setup", "demo", "test", "check", "check_android")
 _TOOLS = [
     "bash",
     "basename",

@@ -249,6 +249,7 @@ def test_digits_are_scikit_learns_and_the_parts_are_disjoint() -> None:
         assert all(by_id[i] == y for i, y in zip(data.ids, data.labels, strict=True))
         assert set(data.labels) == set(range(10))
         assert data.inputs[0].min() >= 0.0 and data.inputs[0].max() == 1.0
+        assert data.preprocessing.scale == 255  # a white pixel of a picture is as bright as any of these
 
 
 def test_sources_that_name_no_data(tmp_path: Path) -> None:

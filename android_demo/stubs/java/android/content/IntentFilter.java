@@ -1,0 +1,6 @@
+// Stub: only so that :app compiles where there is no Android SDK. See ../README.md.
+package android.content;
+
+public class IntentFilter {
+    public IntentFilter(String action) { throw new RuntimeException("stub"); }
+}

@@ -1,0 +1,4 @@
+// Stub: only so that :app compiles where there is no Android SDK. See ../README.md.
+package android.net;
+
+public abstract class Uri {}
