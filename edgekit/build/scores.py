@@ -35,6 +35,7 @@ def gate_values(
     original: Sequence[Array],
     outputs: Sequence[Array],
     size: int,
+    latency: float | None,
 ) -> tuple[dict[str, float | None], Mapping[str, float | None]]:
     """(value by gate, "drop" / "agreement" / "sqnr_db") of one file's outputs."""
     scores = lowering.scores(original, outputs)
@@ -50,5 +51,6 @@ def gate_values(
         "agreement": figures["agreement"],
         "output_sqnr": sqnr,
         "file_size": float(size),
+        "latency": latency,
     }
     return {g.name: known[g.name] for g in gates}, figures

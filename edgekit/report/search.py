@@ -10,6 +10,12 @@ from markupsafe import Markup
 from edgekit.report import formats
 from edgekit.report.charts import Mark, scatter
 
+_BASES = {
+    "device": "latency measured on the device",
+    "instructions": "instructions on the emulated core",
+    "estimate": "latency estimated from the profile's coefficients",
+}
+
 _LOSSES = (("drop", "accuracy lost", "points"), ("sqnr_db", "output SQNR", "dB"))
 """What a point's quality is drawn by: the first of these that every point has."""
 
@@ -53,6 +59,37 @@ def search_line(report: Mapping[str, Any]) -> str | None:
     if not search:
         return None
     return f"{search['reason']} ({search['evaluations']} files measured, {search['seconds']:.0f} s)"
+
+
+def target_view(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Texts of the search for a latency or a speed-up; None when there was none."""
+    found = report.get("target_search")
+    if not found:
+        return None
+    unit = found["unit"]
+    return {
+        "reason": found["reason"],
+        "reached": found["reached"],
+        "limit": formats.with_unit(found["limit"], unit),
+        "basis": _BASES[found["basis"]],
+        "tried": [
+            {
+                "groups": t["groups"],
+                "cost": formats.with_unit(t["cost"], unit),
+                "verdict": "within the limit" if t["cost"] <= found["limit"] else "above it",
+            }
+            for t in found["tried"]
+        ],
+        "ratios": [{"name": n, "ratio": r} for n, r in found["ratios"].items()],
+    }
+
+
+def target_line(report: Mapping[str, Any]) -> str | None:
+    """One sentence for a terminal; None when no cost was asked for."""
+    view = target_view(report)
+    if view is None:
+        return None
+    return f"{view['reason']} (limit {view['limit']}, {view['basis']}; {len(view['tried'])} files tried)"
 
 
 def _chart(points: Sequence[Mapping[str, Any]], *, estimated: bool) -> dict[str, Any] | None:

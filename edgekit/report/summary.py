@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.report.headline import cards, gate_text, precision_of, status_of
-from edgekit.report.search import search_line
+from edgekit.report.search import search_line, target_line
 from edgekit.report.targets import target_lines
 
 
@@ -28,6 +28,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     for gate in report["gates"]:
         mark = {True: "passed", False: "FAILED", None: "NOT MEASURED"}[gate["passed"]]
         lines.append(("Gate", f"{mark}: {gate_text(gate)}"))
+    if sentence := target_line(report):
+        lines.append(("Narrowed", sentence))
     if sentence := search_line(report):
         lines.append(("Search", sentence))
     lines += target_lines(report)

@@ -47,6 +47,7 @@ def candidate(
         rejected=(Rejected(alternative="target onnx/cpu", reason="an operator is missing"),),
     )
     made = SimpleNamespace(
+        scheme=plan.scheme,
         inputs=SimpleNamespace(profile=loaded),
         measurements=found,
         verified={"units": [UNIT] * units},

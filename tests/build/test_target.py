@@ -1,0 +1,77 @@
+"""Builds with a cost that was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.build import Request, Sources, build
+from edgekit.errors import UserError
+from edgekit.plan import DataFacts, make_plan
+from edgekit.profiles.loader import load_profile
+from edgekit.recipe import load_recipe
+from edgekit.types import ModelSpec, TensorSpec
+
+MODEL = ModelSpec(
+    name="net",
+    source="model.py:net",
+    sha256="0" * 64,
+    inputs=(TensorSpec(name="x", shape=(1, 3, 16, 16), dtype="float32", layout="NCHW"),),
+    outputs=(TensorSpec(name="y", shape=(1, 3), dtype="float32"),),
+    task="classification",
+)
+DATA = DataFacts(calib=60, eval=150, eval_labelled=True, train=300, train_labelled=True)
+
+
+@pytest.mark.slow
+def test_groups_are_narrowed_until_the_estimate_holds(
+    tiny_build: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    entry = tiny_model_dir / "model.py"
+    sources = Sources(
+        model=f"{entry}:net", calib=f"{entry}:calib", eval=f"{entry}:eval", train=f"{entry}:train"
+    )
+    whole = tiny_build.built.report
+    estimate = next(m for m in whole["measurements"] if m["source"] == "estimate")["median"]
+    limit = 0.9 * estimate
+    request = Request(
+        latency_ms=limit, max_drop=100.0, settings={"finetune.epochs": 1, "search.evaluations": 4}
+    )
+    built = build(sources, "pi4", request, out=tmp_path, store=tiny_build.store)
+    report = built.report
+    aimed = report["target_search"]
+    assert aimed["basis"] == "estimate" and 2 <= len(aimed["tried"]) <= 4
+    gate = next(g for g in report["gates"] if g["name"] == "latency")
+    assert gate["measured"] == pytest.approx(aimed["cost"], rel=0.05)
+    assert gate["passed"] is aimed["reached"]
+    assert report["macs"]["final"] < report["macs"]["baseline"]
+    recipe = load_recipe(built.folder / "recipe.toml")
+    assert dict(recipe.settings["prune.ratios"]) == aimed["ratios"]
+    plan = make_plan(load_profile("pi4"), MODEL, DATA, Request(latency_ms=limit, settings=recipe.settings))
+    assert plan.step("target") is None, "a recipe does not search again"
+    step = plan.step("prune")
+    assert step is not None and step.config["ratios"] == aimed["ratios"]
+
+
+def test_the_plan_says_how_the_cost_is_told() -> None:
+    pi4 = load_profile("pi4")
+    by_count = make_plan(pi4, MODEL, DATA, Request(speedup=2.0)).step("target")
+    by_estimate = make_plan(pi4, MODEL, DATA, Request(latency_ms=3.0)).step("target")
+    on_device = make_plan(pi4, MODEL, DATA, Request(latency_ms=3.0, device="ssh:pi@desk")).step("target")
+    assert by_count is not None and by_count.config["basis"] == "instructions"
+    assert by_estimate is not None and by_estimate.config["basis"] == "estimate"
+    assert on_device is not None and on_device.config["basis"] == "device"
+
+
+def test_without_training_data_only_the_gate_is_left() -> None:
+    plan = make_plan(load_profile("pi4"), MODEL, DataFacts(calib=60), Request(speedup=2.0))
+    assert plan.step("target") is None and any(g.name == "speedup" for g in plan.gates)
+    assert any("no training data" in r.reason for r in plan.rejected)
+
+
+def test_a_latency_that_nothing_can_tell_is_refused() -> None:
+    with pytest.raises(UserError, match="no coefficients") as caught:
+        make_plan(load_profile("jetson_orin_nano"), MODEL, DATA, Request(latency_ms=3.0))
+    assert "--device" in str(caught.value.hint)
