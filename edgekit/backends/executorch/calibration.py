@@ -1,7 +1,7 @@
 """Static int8: calibrate once, try every way to choose ranges on the calibrated graph, keep the best.
 
-Candidates are true min/max and MSE-optimal clipping, each with and without bias correction. All are played
-by the observers in the graph and compared with the float graph on samples held back from calibration.
+Candidates are true min/max and MSE-optimal clipping, and the better of them with bias correction. All are
+played by the observers in the graph and compared with the float graph on samples held back from calibration.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def quantize_static(
         quantizer = UnitQuantizer([*keep, *masked], per_channel=per_channel, dynamic=False)
         graph = prepare_pt2e(graph, quantizer)
         work = _Work(graph, emit)
-        work.watch(groups)
+        reference = work.watch(groups)
         names = list(methods_of(method))
-        tried = work.compare(names, fit, held)
+        tried = work.compare(names, reference, fit, held)
         _, _, chosen, _ = calibration_choice.choose(tried, len(held))
         refitted = refit and len(groups) > 1
         work.apply(chosen, list(range(len(groups))) if refitted else [0], samples if refitted else fit)
@@ -140,35 +140,45 @@ class _Work:
         self._outputs = _output_observers(graph, self._activations)
         self._biases = {name: graph_tensor.detach().clone() for name, graph_tensor in _biases(graph).items()}
 
-    def watch(self, groups: Sequence[Sequence[Sequence[Array]]]) -> None:
+    def watch(self, groups: Sequence[Sequence[Sequence[Array]]]) -> list[Array]:
+        """Let the observers see all samples, group by group; float outputs of the last group."""
         done, total = 0, sum(map(len, groups))
         for number, samples in enumerate(groups):
             set_mode(self.graph, "watch", group=number)
+            rows = []
             for sample in samples:
-                self.graph(*tensors(sample))
+                rows.append(_arrays(self.graph(*tensors(sample))))
                 done += 1
                 self._emit(Event(kind="progress", step="quantize", data={"done": done, "total": total}))
+        return _joined(rows)
 
     def compare(
-        self, names: Sequence[str], fit: Sequence[Sequence[Array]], held: Sequence[Sequence[Array]]
+        self,
+        names: Sequence[str],
+        reference: Sequence[Array],
+        fit: Sequence[Sequence[Array]],
+        held: Sequence[Sequence[Array]],
     ) -> list[tuple[float, float, str, Any]]:
-        set_mode(self.graph, "pass")
-        reference = self._run(held)
-        tried: list[tuple[float, float, str, Any]] = []
-        for name in [n + suffix for n in names for suffix in ("", CORRECTED)]:
-            self.apply(name, [0], fit)
-            set_mode(self.graph, "simulate")
-            sqnr, agreement = calibration_choice.compare(reference, self._run(held))
-            self.rows.append({"name": name, "sqnr_db": sqnr, "agreement": agreement})
-            tried.append((agreement if agreement is not None else 0.0, sqnr, name, None))
-            self._emit(
-                Event(
-                    kind="info",
-                    step="quantize",
-                    message=f"calibration {name}: SQNR {sqnr:.1f} dB on held-back samples",
-                )
-            )
-        return tried
+        """Agreement, SQNR and name of every candidate. Only the best ranges are tried with bias correction:
+        it costs as much as all the rest, and mends what rounding does, not what ranges cut off."""
+        tried = [self._try(name, reference, fit, held) for name in names]
+        best = calibration_choice.choose(tried, len(held))[2]
+        return [*tried, self._try(best + CORRECTED, reference, fit, held)]
+
+    def _try(
+        self,
+        name: str,
+        reference: Sequence[Array],
+        fit: Sequence[Sequence[Array]],
+        held: Sequence[Sequence[Array]],
+    ) -> tuple[float, float, str, Any]:
+        self.apply(name, [0], fit)
+        set_mode(self.graph, "simulate")
+        sqnr, agreement = calibration_choice.compare(reference, self._run(held))
+        self.rows.append({"name": name, "sqnr_db": sqnr, "agreement": agreement})
+        message = f"calibration {name}: SQNR {sqnr:.1f} dB on held-back samples"
+        self._emit(Event(kind="info", step="quantize", message=message))
+        return agreement if agreement is not None else 0.0, sqnr, name, None
 
     def apply(self, name: str, groups: Sequence[int], samples: Sequence[Sequence[Array]]) -> None:
         """Set all ranges by one candidate, from what was seen of ``groups``."""
@@ -196,8 +206,12 @@ class _Work:
         return {k: o for k, o in found.items() if o is not None}
 
     def _run(self, samples: Sequence[Sequence[Array]]) -> list[Array]:
-        rows = [_arrays(self.graph(*tensors(s))) for s in samples]
-        return [np.concatenate([np.atleast_1d(x) for x in column]) for column in zip(*rows, strict=True)]
+        return _joined([_arrays(self.graph(*tensors(s))) for s in samples])
+
+
+def _joined(rows: Sequence[Sequence[Array]]) -> list[Array]:
+    """Outputs of samples one behind the other."""
+    return [np.concatenate([np.atleast_1d(x) for x in column]) for column in zip(*rows, strict=True)]
 
 
 def _arrays(outputs: Any) -> list[Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ def lower(program: torch.export.ExportedProgram) -> Lowered:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 
-    with quiet(), _listening() as reasons:
+    with quiet(), _uncollected(), _listening() as reasons:
         try:
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             placed, others, partitions = _placement(edge.exported_program().graph_module, reasons)
@@ -79,6 +80,19 @@ def _translated(exc: Exception) -> Exception:
             hint="replace the operator, or compute it before or after inference",
         )
     return ConversionError(f"ExecuTorch cannot lower the model: {type(exc).__name__}: {text}"[:400])
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the cyclic garbage collector: every pass builds the graph anew, and going through all objects
+    of torch each time took a tenth of the work for 3 % less memory (MobileNetV2)."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

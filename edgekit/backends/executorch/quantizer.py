@@ -8,7 +8,7 @@ input. Imported where executorch is loaded already.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
@@ -72,6 +72,11 @@ def configuration(*, per_channel: bool, dynamic: bool) -> QuantizationConfig:
 
 class UnitQuantizer(XNNPACKQuantizer):  # type: ignore[misc]
     """XNNPACKQuantizer that leaves the units named in ``keep`` in float."""
+
+    # Batch norms are folded already, and looking for them costs more than all other patterns together.
+    SUPPORTED_PATTERNS: ClassVar[list[Any]] = [
+        p for p in XNNPACKQuantizer.SUPPORTED_PATTERNS if "bn" not in p.name.split("_")
+    ]
 
     def __init__(self, keep: Collection[str], *, per_channel: bool, dynamic: bool) -> None:
         super().__init__()
