@@ -19,7 +19,9 @@ from boards.fixtures import (  # noqa: F401 - fixtures
     arm64_namespace,
     arm64_packages,
     board,
+    host_account,
     make_machine,
+    ssh_client,
 )
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -224,6 +224,13 @@ def _measure(
             "--delegate is for --benchmark-binary and --via app: edgekit's runners have one each",
             hint="leave it out, or give the benchmark_model program for the device or the app",
         )
+    if subject.manifest is not None and link.source == "device":
+        from edgekit.bench.jetson import SCRIPT, bench_jetson
+        from edgekit.deploy import bundle_files
+
+        files = bundle_files(subject.manifest.root)
+        if SCRIPT in files:
+            return _to_data(bench_jetson(files, link, store=store, emit=emit))
     inputs = raw_inputs(subject.artifact, subject.manifest)
     return _to_data(
         bench_series(subject.backend, subject.artifact, inputs, link, store=store, plan=plan, emit=emit)
@@ -293,8 +300,9 @@ def _print(result: Mapping[str, Any], *, named: bool) -> None:
 
 
 def _row(m: Mapping[str, Any]) -> tuple[str, ...]:
+    engine = m["detail"].get("engine")
     return (
-        m["metric"],
+        f"{m['metric']}, {engine}" if engine else m["metric"],
         str(m["threads"]),
         _figure(m["median"], m["unit"]),
         m["unit"],
@@ -318,6 +326,9 @@ def _notes(m: Mapping[str, Any]) -> list[tuple[str, str]]:
         f"{' to '.join(celsius)} °C" if celsius else "",
         "throttled" if detail.get("throttled") else "",
         f"cooled down for {detail['cooled_down_s']:.0f} s" if detail.get("cooled_down_s") else "",
+        f"{detail['power_mw'] / 1000:.2f} W" if detail.get("power_mw") else "",
+        f"chosen: {detail['why']}" if detail.get("why") else "",
+        *(f"{name} is out: {reason}" for name, reason in detail.get("left_out", {}).items()),
         f"{detail['slowdown']:.2f} times as slow at the end" if "slowdown" in detail else "",
     ]
     text = ", ".join(part for part in parts if part)

@@ -22,7 +22,7 @@ _EXIT_TERMINATED = 143
 COMMANDS = {
     "build": ("edgekit.cli.build", "build", "Make a bundle and a report from a model and a device profile."),
     "plan": ("edgekit.cli.plan", "plan", "Explain what `build` would do, and stop."),
-    "profiles": ("edgekit.cli.profiles", "profiles", "List, show and check device profiles."),
+    "profiles": ("edgekit.cli.profiles", "profiles", "List, show, check and draft device profiles."),
     "inspect": (
         "edgekit.cli.inspect",
         "inspect",
@@ -34,6 +34,12 @@ COMMANDS = {
         "bench",
         "Measure a bundle or a model file on a device, emulator or this host.",
     ),
+    "deploy": (
+        "edgekit.cli.deploy",
+        "deploy",
+        "Push a bundle to a device, check it and run its golden samples there.",
+    ),
+    "devices": ("edgekit.cli.devices", "devices", "List devices that can be reached, and what they can run."),
     "doctor": ("edgekit.cli.doctor", "doctor", "Say what is missing here and the command that mends it."),
     "cache": ("edgekit.cli.cache", "cache", "Show or clear the store of artifacts and finished steps."),
 }

@@ -1,9 +1,10 @@
-"""`edgekit profiles`: list, show and check device profiles."""
+"""`edgekit profiles`: list, show, check and draft device profiles."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,7 @@ _COLUMNS = ("id", "device", "cores", "targets", "emulator")
 
 @click.group("profiles")
 def profiles() -> None:
-    """List, show and check device profiles."""
+    """List, show, check and draft device profiles."""
 
 
 @profiles.command("list")
@@ -85,6 +86,41 @@ def check_command(names: tuple[str, ...], as_json: bool) -> None:
             f"{count} finding{'s' if count > 1 else ''} in {', '.join(bad)}",
             hint=None if as_json else "each line above names the key to change",
         )
+
+
+@profiles.command("detect")
+@click.argument("link")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="File to write; without it the draft is printed.",
+)
+def detect_command(link: str, out: Path | None) -> None:
+    """Draft a profile of the device behind LINK: ssh:[user@]host[:port], adb:SERIAL or local.
+
+    Each figure has its source; what the device does not tell is left out.
+    """
+    from edgekit.devices import open_link
+    from edgekit.devices.detect import draft_profile
+    from edgekit.errors import UserError
+    from edgekit.store import Store
+
+    if link.partition(":")[0] == "emulator":
+        raise UserError("the emulator is made from a profile: there is none to detect", hint="name a device")
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists already", hint="name another file, or remove it")
+    opened = open_link(link, None, Store())
+    try:
+        identifier, text = draft_profile({"link": link, **opened.facts()})
+    finally:
+        opened.close()
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    from edgekit.store import write_atomic
+
+    write_atomic(out, text)
+    click.echo(f"wrote {out} with the profile {identifier}; check it: edgekit profiles check {out}")
 
 
 def _findings(name: str) -> list[str]:

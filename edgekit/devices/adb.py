@@ -91,6 +91,7 @@ class AdbTransport:
 
     base = "/data/local/tmp/edgekit"
     """The one place where the shell of a phone may both write and run programs."""
+    kept = "/data/local/tmp/edgekit-bundles"
     self_contained = True
 
     def __init__(self, spec: str) -> None:

@@ -47,6 +47,7 @@ class SshTransport:
 
     base = ".cache/edgekit"
     """Relative to the account's home."""
+    kept = "edgekit"
     self_contained = False
 
     def __init__(self, spec: str) -> None:

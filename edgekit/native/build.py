@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +21,20 @@ _SOURCES = Path(__file__).parent
 _FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra")
 _SHARED = (*_FLAGS, "-fPIC", "-shared", "-fvisibility=hidden")
 _COMPILE_SECONDS = 120
+_CROSS_C = "aarch64-linux-gnu-gcc"
+_ZIG_TARGET = "aarch64-linux-gnu.2.28"
 _FIRST_LINES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compiler:
-    """A C or C++ compiler: where it is, what it says it is, and the Debian packages that it comes in."""
+    """A C or C++ compiler: where it is, what it says it is, and the Debian packages that it comes in.
+
+    ``options`` make the one for a machine of a compiler for many.
+    """
 
     path: str
+    options: tuple[str, ...] = ()
     version: str
     packages: str
 
@@ -88,11 +97,28 @@ def run_marks(store: Store) -> Path:
 
 
 def _compiler(arch: str) -> Compiler:
+    """The C compiler for a machine. For arm64 also the one of the Python package ziglang, if that is all."""
+    if arch == "aarch64" != platform.machine() and shutil.which(_CROSS_C) is None:
+        zig = _zig()
+        if zig is not None:
+            return zig
     return _find(
         arch,
         "C",
         (("cc", "gcc"), "gcc libc6-dev"),
-        (("aarch64-linux-gnu-gcc",), "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
+        ((_CROSS_C,), "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
+    )
+
+
+def _zig() -> Compiler | None:
+    """zig cc of the package ziglang, for arm64 with the glibc of LiteRT's wheel; None without the package."""
+    if importlib.util.find_spec("ziglang") is None:
+        return None
+    version = importlib.metadata.version("ziglang")
+    options = ("-m", "ziglang", "cc", "-target", _ZIG_TARGET)
+    packages = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+    return Compiler(
+        path=sys.executable, options=options, version=f"zig {version} {_ZIG_TARGET}", packages=packages
     )
 
 
@@ -161,7 +187,7 @@ def compile_program(
     def make(folder: Path) -> None:
         files = [str(_SOURCES / name) for name in sources if name.endswith((".c", ".cpp"))]
         include = [part for path in headers for part in ("-isystem", str(path))]
-        argv = [compiler.path, "-o", str(folder / output), *flags, *include, *files]
+        argv = [compiler.path, *compiler.options, "-o", str(folder / output), *flags, *include, *files]
         # Behind the sources: the linker takes from a library only what those before it lack.
         _run_compiler([*argv, *map(str, libraries)], compiler)
 

@@ -16,7 +16,7 @@ from boards.cable import Cable
 from boards.machine import Machine
 from boards.namespace import Namespace, namespace
 from boards.root import fetch_packages, make_board, make_phone
-from boards.sshd import Sshd, sshd
+from boards.sshd import Client, Sshd, sshd
 from edgekit.store import Store
 
 _QEMU = "qemu-aarch64-static"
@@ -54,20 +54,42 @@ def arm64_namespace(arm64_tools: None) -> Iterator[Namespace]:
 
 
 @pytest.fixture(scope="session")
-def board(
-    arm64_packages: Path, arm64_namespace: Namespace, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Sshd]:
-    """A Raspberry Pi 4 look-alike behind a real sshd; ``ssh`` in PATH knows its keys."""
+def ssh_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """The real ssh, first in PATH as a program with keys of its own."""
     if shutil.which("ssh") is None or not Path("/usr/sbin/sshd").exists():
         _give_up("not installed: openssh-client, openssh-server")
+    made = Client(tmp_path_factory.mktemp("ssh_client"))
+    made.prepare()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{made.folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        yield made
+
+
+@pytest.fixture(scope="session")
+def board(
+    arm64_packages: Path,
+    arm64_namespace: Namespace,
+    ssh_client: Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Sshd]:
+    """A Raspberry Pi 4 look-alike behind a real sshd."""
     folder = tmp_path_factory.mktemp("board")
     make_board(folder / "root", arm64_packages, _persona("pi4"))
     arm64_namespace.mount_into(folder / "root")
-    with (
-        sshd(folder, folder / "root", arm64_namespace, "cortex-a72") as made,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    with sshd(folder, folder / "root", arm64_namespace, ssh_client, "cortex-a72") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def host_account(ssh_client: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """The account "root" of an sshd without a root of its own: it sees this machine, with the programs of its
+    folder "stand-in" before all others."""
+    if os.geteuid() != 0 or shutil.which(_QEMU) is None:
+        _give_up(f"the device end of ssh needs root and {_QEMU}")
+    folder = tmp_path_factory.mktemp("host_account")
+    (folder / "stand-in").mkdir()
+    # In a namespace of its own: its accounts are not the board's.
+    with namespace(str(shutil.which(_QEMU))) as own, sshd(folder, None, own, ssh_client) as made:
         yield made
 
 

@@ -58,7 +58,7 @@ class Machine:
     def is_clean(self) -> bool:
         """Whether nothing of edgekit is left there; waits for what the machine itself still removes."""
         if self.base is None:
-            return not any((self.store.root / "tmp").iterdir())
+            return not any((self.store.root / "tmp").glob("*"))
         deadline = time.monotonic() + 20
         while self.base.exists() and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -29,10 +29,33 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 UsePAM no
 StrictModes no
-ChrootDirectory /mnt
-SetEnv QEMU_CPU={cpu}
+SetEnv {environment}
 MaxStartups 50
 """
+
+
+@dataclass(frozen=True)
+class Client:
+    """The system's ssh, as ``bin/ssh`` of a folder, with a key and a list of host keys of its own.
+
+    A program of its own, since ssh takes its configuration from the account's home, whatever $HOME says.
+    """
+
+    folder: Path
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+    def prepare(self) -> None:
+        _make_key(self.folder / "id")
+        self.known_hosts.touch()
+        config = self.folder / "ssh_config"
+        config.write_text(_CLIENT_CONFIG.format(folder=self.folder))
+        program = self.folder / "bin" / "ssh"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {config} "$@"\n')
+        program.chmod(0o755)
 
 
 @dataclass
@@ -40,8 +63,9 @@ class Sshd:
     """A running sshd. ``address`` is what comes after "ssh:"; the account "loud" prints when it logs in."""
 
     folder: Path
-    root: Path
+    root: Path | None
     namespace: Namespace
+    client: Client
     cpu: str
     port: int
     key: str = "host_key"
@@ -53,13 +77,26 @@ class Sshd:
     def know(self, port: int) -> None:
         """Let the client expect this server behind another port, too."""
         public = (self.folder / "host_key.pub").read_text().split()[:2]
-        with (self.folder / "known_hosts").open("a") as known:
+        with self.client.known_hosts.open("a") as known:
             known.write(f"[127.0.0.1]:{port} {' '.join(public)}\n")
+
+    @property
+    def home(self) -> Path:
+        """Home of the accounts; without a root of their own, of "root"."""
+        return self.root / "home/pi" if self.root else self.folder / "home"
+
+    def _environment(self) -> str:
+        if self.root:
+            return f"QEMU_CPU={self.cpu}"
+        return f"STANDIN={self.folder}/standin.json PATH={self.folder}/stand-in:/usr/bin:/bin"
 
     def start(self) -> None:
         config = self.folder / "sshd_config"
         config.write_text(
-            _SERVER_CONFIG.format(port=self.port, folder=self.folder, key=self.key, cpu=self.cpu)
+            _SERVER_CONFIG.format(
+                port=self.port, folder=self.folder, key=self.key, environment=self._environment()
+            )
+            + ("ChrootDirectory /mnt\n" if self.root else "")
         )
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -83,20 +120,19 @@ class Sshd:
 
 
 @contextmanager
-def sshd(folder: Path, root: Path, namespace: Namespace, cpu: str) -> Iterator[Sshd]:
-    """Start one. Its keys, and a client program ``ssh`` that knows them, lie in ``folder``."""
-    for name in ("host_key", "other_key", "id"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+def sshd(
+    folder: Path, root: Path | None, namespace: Namespace, client: Client, cpu: str = ""
+) -> Iterator[Sshd]:
+    """Start one whose accounts live in ``root``, or see all of this machine, with stand-ins first in PATH.
+
+    ``client`` knows its key, and its key opens all accounts.
+    """
+    for name in ("host_key", "other_key"):
+        _make_key(folder / name)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    (folder / "ssh_config").write_text(_CLIENT_CONFIG.format(folder=folder))
-    (folder / "bin").mkdir()
-    wrapper = folder / "bin" / "ssh"
-    # The client takes its configuration from the account's home, whatever $HOME says.
-    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder / "ssh_config"} "$@"\n')
-    wrapper.chmod(0o755)
     (folder / "passwd").write_text(
-        "root:x:0:0:root:/root:/bin/sh\n"
+        f"root:x:0:0:root:{folder / 'home'}:/bin/bash\n"
         "sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n"
         "pi:x:1000:1000:pi:/home/pi:/bin/sh\n"
         "loud:x:1000:1000:pi:/home/pi:/bin/noisy\n"
@@ -105,17 +141,23 @@ def sshd(folder: Path, root: Path, namespace: Namespace, cpu: str) -> Iterator[S
     for name in ("passwd", "group"):
         namespace.run("mount", "--bind", folder / name, f"/etc/{name}")
     # sshd wants a chroot that nobody but root could have moved, which a temporary folder is not.
-    namespace.run("mount", "--rbind", root, "/mnt")
+    if root is not None:
+        namespace.run("mount", "--rbind", root, "/mnt")
+    (folder / "home").mkdir()
     namespace.run("mount", "-t", "tmpfs", "none", "/run")
     namespace.run("mkdir", "-m", "755", "/run/sshd")
-    namespace.run("cp", folder / "id.pub", "/run/sshd/keys")  # the account itself has to reach it
-    made = Sshd(folder, root, namespace, cpu, port)
+    namespace.run("cp", client.folder / "id.pub", "/run/sshd/keys")  # the account itself has to reach it
+    made = Sshd(folder, root, namespace, client, cpu, port)
     made.know(port)
     try:
         made.start()
         yield made
     finally:
         made.stop()
+
+
+def _make_key(path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
 
 
 def _descendants(pid: int) -> list[int]:

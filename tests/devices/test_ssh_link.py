@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def opened(store: Store) -> Iterator[Callable[[str], Link]]:
 @pytest.fixture
 def known_hosts(board: Sshd) -> Iterator[Path]:
     """The client's list of host keys, as it was afterwards."""
-    path = board.folder / "known_hosts"
+    path = board.client.known_hosts
     text = path.read_text()
     yield path
     path.write_text(text)
@@ -112,3 +113,51 @@ def test_a_closed_link_leaves_no_connection(board: Sshd, store: Store) -> None:
     assert (folder / "s").exists() and folder.stat().st_mode & 0o777 == 0o700
     link.close()
     assert not folder.exists()
+
+
+def test_programs_in_python_run_in_the_devices_python(
+    host_account: Sshd, opened: Callable[[str], Link], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.types import DeviceCommand
+
+    link = opened(host_account.address(user="root"))
+    (tmp_path / "p.py").write_text(
+        "import sys, numpy\nprint(sys.argv[1:])\n"
+        "open('out', 'wb').write(numpy.arange(3, dtype='u1').tobytes())\n"
+    )
+
+    def command(*packages: str) -> DeviceCommand:
+        return DeviceCommand(
+            argv=("p.py", "it's $(id)"), files={"p.py": tmp_path / "p.py"}, python=packages, outputs=("out",)
+        )
+
+    monkeypatch.setenv("EDGEKIT_DEVICE_PYTHON", sys.executable)
+    done = link.run(command("numpy>=2"), timeout_s=60)
+    assert done.stdout == '["it\'s $(id)"]\n' and done.outputs == {"out": b"\0\1\2"}
+    with pytest.raises(MissingDependency, match=r"has numpy .* but the file needs numpy>=99"):
+        link.run(command("numpy>=99"), timeout_s=60)
+    with pytest.raises(MissingDependency, match="has no no-such-package"):
+        link.run(command("no-such-package"), timeout_s=60)
+    monkeypatch.setenv("EDGEKIT_DEVICE_PYTHON", "/no/such/python")
+    with pytest.raises(MissingDependency, match="no Python that runs as /no/such/python"):
+        link.run(command("numpy"), timeout_s=60)
+
+
+def test_a_link_that_does_not_open_leaves_no_folder(
+    board: Sshd, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gc
+    import tempfile
+
+    made: list[str] = []
+    real = tempfile.mkdtemp
+
+    def note(*arguments: str, **rest: str) -> str:
+        made.append(real(*arguments, **rest))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", note)
+    with pytest.raises(DeviceLost):
+        open_link("ssh:pi@127.0.0.1:1", None, store)
+    gc.collect()
+    assert made and not Path(made[0]).exists()

@@ -77,9 +77,6 @@ for name in python3 trtexec tegrastats taskset; do command -v "$name" 2>/dev/nul
 true
 """
 
-PACKAGES = ("ai-edge-litert", "tflite-runtime", "onnxruntime", "torch", "executorch", "tensorrt", "numpy")
-"""Python packages that run model files, and numpy, which run.py needs."""
-
 # cpuinfo's names for what edgekit's profiles call by other names (arch/arm64/kernel/cpuinfo.c).
 _ISA = {
     "asimd": "neon",

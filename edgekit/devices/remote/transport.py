@@ -25,6 +25,10 @@ class Transport(Protocol):
         """Folder for edgekit's files there, of harmless characters only; relative to where a shell starts."""
 
     @property
+    def kept(self) -> str:
+        """Folder there for what shall stay, like :attr:`base`."""
+
+    @property
     def self_contained(self) -> bool:
         """Whether programs have to bring their C library along, as on Android."""
 
