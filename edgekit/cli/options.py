@@ -108,7 +108,8 @@ _OPTIONS = [
     click.option(
         "--device",
         metavar="LINK",
-        help="Where to measure: emulator or local; without it the emulator if the profile has one.",
+        help="Where to measure: emulator, local, ssh:[user@]host[:port] or adb:SERIAL; without it the "
+        "emulator if the profile has one.",
     ),
     click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting, such as prune.ratio=0.3."

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
+from boards.adb_files import Sync
 from boards.namespace import Namespace
 
 _VERSION = 0x01000001
@@ -143,7 +143,7 @@ def phone(root: Path, namespace: Namespace, cpu: str) -> Iterator[Phone]:
         made.vanish()
 
 
-class _Stream:
+class Stream:
     """One service: bytes in order in both directions, one packet in flight."""
 
     def __init__(self, connection: _Connection, local: int, remote: int) -> None:
@@ -214,7 +214,7 @@ class _Connection:
         self.max_data = 4096
         self._peer = peer
         self._lock = threading.Lock()
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._token = b""
         self._next = 1
 
@@ -304,12 +304,12 @@ class _Connection:
         if service is None:
             self.send(b"CLSE", 0, remote)
             return
-        stream = self._streams[self._next] = _Stream(self, self._next, remote)
+        stream = self._streams[self._next] = Stream(self, self._next, remote)
         self._next += 1
         self.send(b"OKAY", stream.local, remote)
         threading.Thread(target=self._run, args=(service, stream), daemon=True).start()
 
-    def _service(self, name: str) -> Callable[[_Stream], None] | None:
+    def _service(self, name: str) -> Callable[[Stream], None] | None:
         kind, _, command = name.partition(":")
         options = kind.split(",")
         if options[0] == "shell" and "v2" in options:
@@ -317,10 +317,10 @@ class _Connection:
         if options[0] == "exec":
             return lambda stream: _exec(self.device, stream, command)
         if options[0] == "sync":
-            return lambda stream: _Sync(self.device, stream).serve()
+            return lambda stream: Sync(self.device, stream).serve()
         return None
 
-    def _run(self, service: Callable[[_Stream], None], stream: _Stream) -> None:
+    def _run(self, service: Callable[[Stream], None], stream: Stream) -> None:
         try:
             service(stream)
         except EOFError:
@@ -339,7 +339,7 @@ def _signed_by(key: bytes, token: bytes, signature: bytes) -> bool:
     return pow(int.from_bytes(signature, "big"), exponent, modulus).to_bytes(size, "big") == padded
 
 
-def _shell(device: Phone, stream: _Stream, command: str) -> None:
+def _shell(device: Phone, stream: Stream, command: str) -> None:
     """Packets of (stream number, size, data): what a command reads and prints, and its exit code."""
     process = device.spawn(command)
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
@@ -387,7 +387,7 @@ def _shell(device: Phone, stream: _Stream, command: str) -> None:
     process.stderr.close()
 
 
-def _exec(device: Phone, stream: _Stream, command: str) -> None:
+def _exec(device: Phone, stream: Stream, command: str) -> None:
     """Bytes in, bytes out, no exit code: how an app is streamed to the package manager."""
     process = device.spawn(command)
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
@@ -405,142 +405,3 @@ def _exec(device: Phone, stream: _Stream, command: str) -> None:
     process.wait()
     process.stdout.close()
     process.stderr.close()
-
-
-class _Sync:
-    """The file service: STAT, LIST, SEND, RECV."""
-
-    def __init__(self, device: Phone, stream: _Stream) -> None:
-        self._device = device
-        self._stream = stream
-
-    def serve(self) -> None:
-        while True:
-            name, size = struct.unpack("<4sI", self._stream.read(8))
-            if name == b"QUIT":
-                return
-            argument = self._stream.read(size).decode(errors="surrogateescape")
-            if name == b"STAT":
-                self._stat(argument)
-            elif name in (b"STA2", b"LST2"):
-                self._stat2(name, argument)
-            elif name == b"SEND":
-                self._send(argument)
-            elif name == b"RECV":
-                self._receive(argument)
-            else:
-                self._fail(f"unknown request {name!r}")
-                return
-
-    def _fail(self, message: str) -> None:
-        self._stream.write(b"FAIL" + struct.pack("<I", len(message)) + message.encode())
-
-    def _stat(self, name: str) -> None:
-        try:
-            s = _inside(self._device, name).lstat()
-            values = (s.st_mode, s.st_size & 0xFFFFFFFF, int(s.st_mtime))
-        except OSError:
-            values = (0, 0, 0)
-        self._stream.write(b"STAT" + struct.pack("<III", *values))
-
-    def _stat2(self, kind: bytes, name: str) -> None:
-        layout = "<IQQIIIIQqqq"
-        try:
-            s = _inside(self._device, name).stat(follow_symlinks=kind == b"STA2")
-        except OSError as exc:
-            self._stream.write(kind + struct.pack(layout, exc.errno or 0, *[0] * 10))
-            return
-        times = (int(s.st_atime), int(s.st_mtime), int(s.st_ctime))
-        head = (0, s.st_dev, s.st_ino, s.st_mode, s.st_nlink, s.st_uid, s.st_gid, s.st_size)
-        self._stream.write(kind + struct.pack(layout, *head, *times))
-
-    def _send(self, argument: str) -> None:
-        """A pushed file. An error is told when the client has sent all, as adbd does."""
-        name, _, mode = argument.rpartition(",")
-        target = _inside(self._device, name)
-        wrong, received = "", 0
-        writer = _Written(target)
-        while True:
-            kind, size = struct.unpack("<4sI", self._stream.read(8))
-            if kind == b"DONE":
-                break
-            data = self._stream.read(size)
-            received += len(data)
-            limit = self._device.faults.cut_send_after
-            if limit is not None and received >= limit:
-                self._device.faults.cut_send_after = None
-                self._device.vanish()
-                raise EOFError
-            if not wrong:
-                wrong = writer.write(data)
-        wrong = writer.close(int(mode) & 0o777) or wrong
-        if not wrong and self._device.faults.flip_pushes > 0:
-            self._device.faults.flip_pushes -= 1
-            damaged = bytearray(target.read_bytes())
-            damaged[len(damaged) // 2] ^= 0x10
-            target.write_bytes(damaged)
-        if wrong:
-            self._fail(f"couldn't write file: {wrong}")
-        else:
-            self._stream.write(b"OKAY\0\0\0\0")
-
-    def _receive(self, name: str) -> None:
-        sent = 0
-        try:
-            with _inside(self._device, name).open("rb") as source:
-                while data := source.read(65536):
-                    self._stream.write(b"DATA" + struct.pack("<I", len(data)) + data)
-                    sent += len(data)
-                    limit = self._device.faults.cut_receive_after
-                    if limit is not None and sent >= limit:
-                        self._device.faults.cut_receive_after = None
-                        self._device.vanish()
-                        raise EOFError
-        except OSError as exc:
-            self._fail(f"open failed: {exc.strerror}")
-            return
-        self._stream.write(b"DONE\0\0\0\0")
-
-
-def _inside(device: Phone, name: str) -> Path:
-    """A path of the phone, with the mounts of the namespace."""
-    return Path(f"/proc/{device.namespace.pid}/root{device.path(name)}")
-
-
-class _Written:
-    """A file, written as the phone's shell user would."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._wrong = ""
-        self._file: IO[bytes] | None = None
-        try:
-            folder = self._path.parent
-            if not _shell_user_may_write(folder):
-                raise PermissionError(13, "Permission denied")
-            self._file = self._path.open("wb")
-            os.fchown(self._file.fileno(), 2000, 2000)
-        except OSError as exc:
-            self._wrong = exc.strerror or str(exc)
-
-    def write(self, data: bytes) -> str:
-        if self._file is not None and not self._wrong:
-            try:
-                self._file.write(data)
-                self._file.flush()
-            except OSError as exc:
-                self._wrong = exc.strerror or str(exc)
-        return self._wrong
-
-    def close(self, mode: int) -> str:
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            if not self._wrong:
-                self._path.chmod(mode)
-        return self._wrong
-
-
-def _shell_user_may_write(folder: Path) -> bool:
-    s = folder.stat()
-    return bool(s.st_mode & (0o200 if s.st_uid == 2000 else 0o002))

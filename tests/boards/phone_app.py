@@ -59,8 +59,22 @@ if [ "$behaviour" = crash ]; then
     echo 'INSTRUMENTATION_CODE: 0'
     exit 0
 fi
-if [ ! -r "$extra_bundle/manifest.json" ]; then
-    echo 'INSTRUMENTATION_RESULT: shortMsg=Process crashed.'
+# An app is another user than the shell: it needs the rights of others, all the way down.
+refused=
+folder=$extra_bundle
+while [ "$folder" != /data/local/tmp ]; do
+    case $(ls -ld "$folder") in
+        d????????x*) ;;
+        *) refused=$folder ;;
+    esac
+    folder=${{folder%/*}}
+done
+case $(ls -l "$extra_bundle/manifest.json") in
+    -??????r*) ;;
+    *) refused=$extra_bundle/manifest.json ;;
+esac
+if [ -n "$refused" ]; then
+    echo "INSTRUMENTATION_RESULT: shortMsg=java.io.FileNotFoundException: $refused: Permission denied"
     echo 'INSTRUMENTATION_CODE: 0'
     exit 0
 fi

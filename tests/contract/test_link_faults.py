@@ -9,12 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boards.machine import Machine
 
+from edgekit.backends import runner_io
+from edgekit.bench import bench
 from edgekit.devices import Link
 from edgekit.errors import DeviceError, DeviceLost, DeviceTimeout
+from edgekit.types import Artifact, DeviceCommand, RunProtocol, TensorSpec
 
 ARM = pytest.mark.emulator
 ALL = ["local", *(pytest.param(kind, marks=ARM) for kind in ("emulator", "ssh", "adb"))]
@@ -33,6 +37,17 @@ int main(int n, char **names) {
         fclose(file);
     }
     return 0;
+}
+"""
+_SAYS = """
+#include <stdio.h>
+#include <stdlib.h>
+int main(int n, char **v) {
+    FILE *file = fopen(v[2], "wb");
+    for (int i = atoi(v[3]); i > 0; i--) fputc(i, file);
+    fclose(file);
+    puts(v[1]);
+    return n != 4;
 }
 """
 _WAIT_FOREVER = "#include <unistd.h>\nint main(void) { for (;;) pause(); }"
@@ -85,15 +100,11 @@ class TestEveryLink:
         shared = ("-shared", "-fPIC", "-Wl,-soname,libgone.so")
         library = machine.build(tmp_path, "int f(void) { return 0; }", *shared, name="libgone.so")
         program = machine.build(tmp_path, "int f(void); int main(void) { return f(); }", str(library))
-        from edgekit.types import DeviceCommand
-
         with pytest.raises(DeviceError, match=r"lacks the library libgone\.so"):
             link.run(DeviceCommand(argv=("program",), files={"program": program}), timeout_s=30)
         assert machine.is_clean()
 
     def test_a_program_that_the_kernel_killed(self, machine: Machine, link: Link, tmp_path: Path) -> None:
-        from edgekit.types import DeviceCommand
-
         program = machine.build(tmp_path, "#include <signal.h>\nint main(void) { return raise(SIGKILL); }")
         with pytest.raises(DeviceError, match="ended by SIGKILL") as caught:
             link.run(DeviceCommand(argv=("program",), files={"program": program}), timeout_s=30)
@@ -103,14 +114,63 @@ class TestEveryLink:
     def test_a_program_that_hangs_is_gone_afterwards(
         self, machine: Machine, link: Link, tmp_path: Path
     ) -> None:
-        from edgekit.types import DeviceCommand
-
         word = f"hang{os.urandom(6).hex()}"
         program = machine.build(tmp_path, _WAIT_FOREVER)
         with pytest.raises(DeviceTimeout, match=r"did not end within 1 s"):
             link.run(DeviceCommand(argv=("program", word), files={"program": program}), timeout_s=1)
         assert not _runs_here(word)
         assert machine.is_clean()
+
+
+class _Backend:
+    """A runtime whose runner prints and writes what it is told: of one int8 tensor of 4 values."""
+
+    def __init__(self, program: Path, report: str, size: int) -> None:
+        self._program, self._report, self._size = program, report, size
+
+    def device_command(self, *_: Any, **__: Any) -> DeviceCommand:
+        argv = ("runner", self._report, "out0.bin", str(self._size))
+        return DeviceCommand(argv=argv, files={"runner": self._program}, outputs=("out0.bin",))
+
+    def parse(self, stdout: str, outputs: Any = None) -> Any:
+        return runner_io.last_report(stdout, "test")
+
+    def read_outputs(self, artifact: Any, files: Any) -> Any:
+        return runner_io.read_outputs(artifact.outputs, files, "test")
+
+
+_GOOD = '{"runs_ms":[1.0,1.1],"load_ms":0.5,"peak_rss_kb":10}'
+
+
+_BAD = [
+    (_GOOD[:-9], 4, "printed no report"),
+    ("\\x01\\x02 no JSON {", 4, "printed no report"),
+    (_GOOD, 3, "has 3 bytes instead of 4"),
+    (_GOOD, 0, "has 0 bytes instead of 4"),
+    (_GOOD.replace("1.1", "-40.5"), 4, "clock jumped"),
+    (_GOOD.replace("1.1", "9e9"), 4, "clock there jumped or runs fast"),
+]
+
+
+@pytest.mark.parametrize("machine", LOCKED, indirect=True)
+def test_what_a_runner_says(machine: Machine, link: Link, tmp_path: Path) -> None:
+    """Output that is cut off, garbage, or times of a clock that jumped: an error, and never a figure."""
+    program = machine.build(tmp_path, _SAYS)
+    tensor = TensorSpec(name="y", shape=(1, 4), dtype="int8")
+    artifact = Artifact(
+        sha256="0" * 64, format="tflite", precision="int8", path=program, bytes=1, outputs=(tensor,)
+    )
+
+    def run(report: str, size: int) -> Any:
+        backend: Any = _Backend(program, report, size)
+        return bench(backend, artifact, [], link, store=machine.store, protocol=RunProtocol(), facts={})
+
+    with link.exclusive():
+        assert run(_GOOD, 4).measurements[0].n == 2
+        for report, size, words in _BAD:
+            with pytest.raises(DeviceError, match=words):
+                run(report, size)
+    assert machine.is_clean()
 
 
 @pytest.mark.parametrize("machine", LOCKED, indirect=True)

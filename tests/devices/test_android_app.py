@@ -34,6 +34,7 @@ def a_result(**changes: Any) -> dict[str, Any]:
         "run_id": "r1",
         "status": "ok",
         "error": None,
+        "runtime_version": "tflite 2.3.2",
         "bundle": {"name": "m", "profile": "p", "precision": "int8", "model_sha256": SHA},
         "runtime": {
             "name": "litert",
@@ -201,7 +202,7 @@ class Phone:
             return answer
         if argv[:3] == ("run-as", PACKAGE, "cat"):
             return said(json.dumps(self.result))
-        if argv[0] == "rm":
+        if argv[:2] == ("rm", "-rf"):
             self.files = {k: v for k, v in self.files.items() if not k.startswith(argv[2])}
         return said("")
 

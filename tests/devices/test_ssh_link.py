@@ -141,3 +141,23 @@ def test_programs_in_python_run_in_the_devices_python(
     monkeypatch.setenv("EDGEKIT_DEVICE_PYTHON", "/no/such/python")
     with pytest.raises(MissingDependency, match="no Python that runs as /no/such/python"):
         link.run(command("numpy"), timeout_s=60)
+
+
+def test_a_link_that_does_not_open_leaves_no_folder(
+    board: Sshd, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gc
+    import tempfile
+
+    made: list[str] = []
+    real = tempfile.mkdtemp
+
+    def note(*arguments: str, **rest: str) -> str:
+        made.append(real(*arguments, **rest))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", note)
+    with pytest.raises(DeviceLost):
+        open_link("ssh:pi@127.0.0.1:1", None, store)
+    gc.collect()
+    assert made and not Path(made[0]).exists()

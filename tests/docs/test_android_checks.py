@@ -124,6 +124,7 @@ def result(tiny_build: Any) -> tuple[Path, dict[str, Any]]:
         "run_id": "r",
         "status": "ok",
         "error": None,
+        "runtime_version": "tflite 2.3.2",
         "bundle": {**facts, "model_sha256": manifest.data["models"][0]["sha256"]},
         "runtime": {**runtime, "delegated_nodes": None, "nodes": None, "warnings": []},
         "protocol": {"warmup": 0, "runs": 1},
@@ -133,8 +134,8 @@ def result(tiny_build: Any) -> tuple[Path, dict[str, Any]]:
         "statistics": {"n": 1, **figures},
         "golden": golden,
         "peak_rss_kb": None,
-        "device": {"manufacturer": "none", "model": "jvm"},
-        "thermal": {"before": {}, "after": {}},
+        "device": {"manufacturer": "none", "model": "jvm", "soc": None, "api_level": None},
+        "thermal": {"before": {"status": None}, "after": {"status": None}},
     }
 
 

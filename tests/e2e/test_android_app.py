@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -40,8 +41,8 @@ class App:
         return run(["bench", str(self.bundle), "--device", device, "--via", "app", *runs, *more])
 
     def is_clean(self) -> bool:
-        base = self.phone.path("/data/local/tmp/edgekit")
-        return not self.apps.left() and not list(base.glob("app-*"))
+        base = self.phone.path("/data/local/tmp")
+        return not self.apps.left() and not list(base.glob("edgekit-app*"))
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,7 @@ def _result(bundle: Path) -> dict[str, Any]:
         "run_id": "RUN_ID",
         "status": "ok",
         "error": None,
+        "runtime_version": "tflite 2.3.2",
         "bundle": {"name": "m", "profile": "p", "precision": "int8", "model_sha256": "MODEL_SHA256"},
         "runtime": {**runtime, "delegated_nodes": 9, "nodes": 9, "warnings": []},
         "protocol": {"warmup": 2, "runs": RUNS},
@@ -92,6 +94,9 @@ def _result(bundle: Path) -> dict[str, Any]:
 
 
 def test_a_bundle_is_measured_on_the_gpu(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    left = app.phone.path("/data/local/tmp/edgekit-app-killed")
+    left.mkdir()
+    shutil.chown(left, 2000, 2000)
     assert app.bench("--apk", str(app.apk), "--delegate", "gpu", "--json") == 0
     assert app.apps.apk == app.apk.read_bytes()
     report = json.loads(capsys.readouterr().out)

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from edgekit.measure import summarize
+from edgekit.measure import statistics, summarize
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 7, 50, 101])
@@ -52,3 +52,15 @@ def test_interval_covers_the_median_of_a_skewed_distribution() -> None:
 def test_nothing_and_what_is_no_number_are_refused(samples: list[float]) -> None:
     with pytest.raises(ValueError, match="sample"):
         summarize(samples)
+
+
+@pytest.mark.parametrize("n", [1001, 1002, 1500, 2047])
+def test_many_samples_give_the_exact_interval(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = statistics._interval_rank(n)
+    monkeypatch.setattr(statistics, "_EXACT_UP_TO", n)
+    assert statistics._interval_rank(n) == quick
+
+
+def test_a_million_samples_take_no_time() -> None:
+    """Of a long run; k is n/2 - 0.98 sqrt(n) to within the rounding."""
+    assert statistics._interval_rank(1_000_000) == pytest.approx(500_000 - 980, abs=2)

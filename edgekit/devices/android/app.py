@@ -25,7 +25,8 @@ INSTRUMENTATION = f"{PACKAGE}/.BenchmarkInstrumentation"
 DELEGATES = {"cpu": "cpu", "xnnpack": "cpu", "gpu": "gpu", "nnapi": "nnapi", "npu": "npu"}
 """The app's name of each delegate, by its name in profiles and on the command line."""
 
-_BASE = "/data/local/tmp/edgekit"
+_BASE = "/data/local/tmp/edgekit-app"
+"""Beside the folder of other runs, into which only the shell may look."""
 _BUILD_IT = "build it (android_demo/README.md) and give the file with --apk"
 
 
@@ -75,14 +76,17 @@ def app_delegate(name: str) -> str:
 def run_app(phone: AppPhone, run: AppRun, *, apk: Path | None, timeout_s: float) -> AppResult:
     """Run one benchmark and return its result; what was pushed and written is removed, the app stays.
 
+    The caller holds the phone for itself (:meth:`edgekit.devices.base.Link.exclusive`).
     Raises UserError when the app is not there or ``apk`` is no app, Unsupported when it refuses the delegate,
     DeviceError when it crashes, fails or answers for another run, DeviceTimeout when it does not end in time
     (it is stopped then).
     """
     _install(phone, apk)
     run_id = secrets.token_hex(8)
-    folder = f"{_BASE}/app-{run_id}"
+    folder = f"{_BASE}-{run_id}"
     own = f"files/edgekit/{run_id}"
+    # What a run left there that was killed: nobody else measures now, since the phone is ours.
+    phone.shell(("sh", "-c", f"rm -rf {_BASE}-*"))
     try:
         _push(phone, run.files, folder)
         outcome = _instrument(phone, run, run_id, folder, timeout_s)

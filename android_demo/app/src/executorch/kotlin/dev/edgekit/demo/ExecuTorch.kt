@@ -18,22 +18,17 @@ fun runnerFactory(@Suppress("UNUSED_PARAMETER") context: Context): RunnerFactory
 
 private object ExecuTorchFactory : RunnerFactory {
     override val runtime = "executorch"
+    override val version = BuildConfig.RUNTIME_VERSION
 
     /** What the file was lowered for, XNNPACK, is fixed when it is exported. */
     override val delegates = listOf("cpu")
 
     override fun open(manifest: Manifest, delegate: String, threads: Int): ModelRunner {
-        if (manifest.minVersion.isNotEmpty() && manifest.minVersion != BuildConfig.RUNTIME_VERSION) {
-            throw RuntimeFailed(
-                "the file was written by ExecuTorch ${manifest.minVersion}, this app has ${BuildConfig.RUNTIME_VERSION}"
-            )
+        if (manifest.minVersion.isNotEmpty() && manifest.minVersion != version) {
+            throw RuntimeFailed("the file was written by ExecuTorch ${manifest.minVersion}, this app has $version")
         }
         val module = Module.load(manifest.modelFile().path, Module.LOAD_MODE_MMAP, threads)
-        return ExecuTorchRunner(
-            manifest,
-            module,
-            RuntimeFacts("executorch", BuildConfig.RUNTIME_VERSION, delegate, threads)
-        )
+        return ExecuTorchRunner(manifest, module, RuntimeFacts("executorch", version, delegate, threads))
     }
 }
 

@@ -22,6 +22,7 @@ fun runnerFactory(context: Context): RunnerFactory = LiteRtFactory(context)
 
 private class LiteRtFactory(private val context: Context) : RunnerFactory {
     override val runtime = "tflite"
+    override val version = BuildConfig.RUNTIME_VERSION
     override val delegates = listOf("cpu", "gpu", "npu")
 
     override fun open(manifest: Manifest, delegate: String, threads: Int): ModelRunner {
@@ -63,7 +64,7 @@ private class LiteRtFactory(private val context: Context) : RunnerFactory {
             throw DelegateRefused("the $delegate takes ${taken.taken} of ${taken.nodes} nodes of this model")
         }
         val facts =
-            RuntimeFacts("litert", BuildConfig.RUNTIME_VERSION, delegate, threads, taken?.taken, taken?.nodes)
+            RuntimeFacts("litert", version, delegate, threads, taken?.taken, taken?.nodes)
         return LiteRtRunner(manifest, environment, model, facts)
     }
 }

@@ -24,6 +24,7 @@ fun runnerFactory(@Suppress("UNUSED_PARAMETER") context: Context): RunnerFactory
 
 private object TfLiteFactory : RunnerFactory {
     override val runtime = "tflite"
+    override val version = BuildConfig.RUNTIME_VERSION
     override val delegates = listOf("cpu", "gpu", "nnapi")
 
     override fun open(manifest: Manifest, delegate: String, threads: Int): ModelRunner {

@@ -35,6 +35,7 @@ class Benchmark(private val factory: RunnerFactory, private val device: Device, 
                 .put("run_id", RunConfig.runIdOf(extras) ?: JSONObject.NULL)
                 .put("status", "failed")
                 .put("error", JSONObject.NULL)
+                .put("runtime_version", "${factory.runtime} ${factory.version}")
                 .put("device", device.facts())
                 .put("thermal", JSONObject().put("before", device.thermal()))
         try {

@@ -33,6 +33,9 @@ interface RunnerFactory {
     /** Name of the runtime in manifests: "tflite" or "executorch". */
     val runtime: String
 
+    /** Version of the runtime that this app was built with. */
+    val version: String
+
     /** Delegates that can be asked for, the default first. */
     val delegates: List<String>
 

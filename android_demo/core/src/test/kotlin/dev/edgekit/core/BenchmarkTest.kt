@@ -36,6 +36,7 @@ class BenchmarkTest {
 
     private fun assertFailed(result: JSONObject, kind: String, text: String) {
         assertEquals("failed", result.getString("status"))
+        assertEquals("tflite 1", result.getString("runtime_version"))
         val error = result.getJSONObject("error")
         assertEquals(kind, error.getString("kind"))
         assertTrue(error.getString("message"), error.getString("message").contains(text))

@@ -11,7 +11,7 @@ import java.io.File
  * LiteRT's C API (2.3) on the JVM, on the CPU, through JNA: real inference where no Android is. The calls and
  * struct sizes are those of edgekit/native/litert_api.h and hold for the release that pyproject.toml pins.
  */
-class LiteRtFactory(private val library: File, private val version: String) : RunnerFactory {
+class LiteRtFactory(private val library: File, override val version: String) : RunnerFactory {
     override val runtime = "tflite"
     override val delegates = listOf("cpu")
 

@@ -94,6 +94,7 @@ class FakeRunner(private val answer: ByteArray, override val facts: RuntimeFacts
 
 class FakeFactory(private val answer: ByteArray = byteArrayOf(3, 9)) : RunnerFactory {
     override val runtime = "tflite"
+    override val version = "1"
     override val delegates = listOf("cpu", "gpu")
     val opened = mutableListOf<FakeRunner>()
 
@@ -104,7 +105,11 @@ class FakeFactory(private val answer: ByteArray = byteArrayOf(3, 9)) : RunnerFac
 }
 
 object FakeDevice : Device {
-    override fun facts(): JSONObject = JSONObject().put("manufacturer", "none").put("model", "jvm")
+    override fun facts(): JSONObject = JSONObject()
+        .put("manufacturer", "none")
+        .put("model", "jvm")
+        .put("soc", JSONObject.NULL)
+        .put("api_level", JSONObject.NULL)
 
     override fun thermal(): JSONObject = JSONObject().put("status", 0)
 
