@@ -84,7 +84,7 @@ def lower(inputs: Inputs, runner: Runner, plan: Plan, compressed: Compressed, li
     if compressed.changed:
         changed = lowering.source_outputs("compressed outputs", final_source, compressed.sha256)
         float_file, parity = lowering.convert("convert compressed", final_source, compressed.sha256, changed)
-    final, quantized = lowering.quantize(float_file, plan.scheme)
+    final, quantized = lowering.quantize(float_file, compressed.scheme(plan.scheme))
     verified = lowering.verify(float_file, final, target)
     outputs, float_outputs = (runner.get_arrays(verified[k]) for k in ("outputs", "float_outputs"))
     lowering.check_parity_on_all(changed, float_outputs)

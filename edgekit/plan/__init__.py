@@ -87,7 +87,7 @@ def make_plans(
     if not candidates:
         raise _cannot(profile, request, refused)
     shared: list[Rejected] = []
-    compress = plan_compression(model, data, request, settings, profile, shared)
+    compress = plan_compression(model, data, request, settings, profile, shared, scheme=candidates[0].scheme)
     several = request.target in (AUTO, ALL)
     plans = []
     for candidate in candidates:

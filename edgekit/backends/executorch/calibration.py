@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from edgekit.backends import calibration, calibration_choice
+from edgekit.backends import calibration, calibration_choice, trained_ranges
 from edgekit.backends.executorch.correction import correct_biases
 from edgekit.backends.executorch.observers import (
     ActivationObserver,
@@ -64,8 +64,10 @@ def quantize_static(
     method: str,
     refit: bool,
     emit: Emit,
+    trained: Sequence[Sequence[float]] = (),
 ) -> Calibrated:
     """The program's graph in int8 but for the units in ``keep``. ``method``: "auto", "minmax" or "mse".
+    With ``trained`` ranges (see Scheme) those are taken, and nothing is corrected.
 
     Raises DataError for too few samples and for values that are not finite.
     """
@@ -80,9 +82,11 @@ def quantize_static(
         graph = prepare_pt2e(
             program.module(check_guards=False), UnitQuantizer(keep, per_channel=per_channel, dynamic=False)
         )
-        work = _Work(graph, emit)
+        work = _Work(graph, emit, trained)
         work.watch(groups)
         names = list(METHODS) if method == "auto" else [method]
+        if trained:
+            names = [calibration_choice.TRAINED]
         tried = work.compare(names, fit, held)
         _, _, chosen, _ = calibration_choice.choose(tried, len(held))
         refitted = refit and len(groups) > 1
@@ -128,8 +132,9 @@ def one_thread() -> Iterator[None]:
 class _Work:
     """A prepared graph and what its observers have seen."""
 
-    def __init__(self, graph: Any, emit: Emit) -> None:
+    def __init__(self, graph: Any, emit: Emit, trained: Sequence[Sequence[float]] = ()) -> None:
         self.graph = graph
+        self._trained = trained
         self.rows: list[dict[str, Any]] = []
         self._emit = emit
         found = observers(graph)
@@ -145,6 +150,8 @@ class _Work:
                 self.graph(*_tensors(sample))
                 done += 1
                 self._emit(Event(kind="progress", step="quantize", data={"done": done, "total": total}))
+        every = calibration.merge([self._seen(number) for number in range(len(groups))])
+        self._found = trained_ranges.find(every, self._trained)
 
     def compare(
         self, names: Sequence[str], fit: Sequence[Sequence[Array]], held: Sequence[Sequence[Array]]
@@ -152,7 +159,8 @@ class _Work:
         set_mode(self.graph, "pass")
         reference = self._run(held)
         tried: list[tuple[float, float, str, Any]] = []
-        for name in [n + suffix for n in names for suffix in ("", CORRECTED)]:
+        suffixes = ("",) if self._trained else ("", CORRECTED)
+        for name in [n + suffix for n in names for suffix in suffixes]:
             self.apply(name, [0], fit)
             set_mode(self.graph, "simulate")
             sqnr, agreement = calibration_choice.compare(reference, self._run(held))
@@ -173,6 +181,9 @@ class _Work:
             _biases(self.graph)[key].data.copy_(bias)
         method = name.removesuffix(CORRECTED)
         seen = calibration.merge([self._seen(g) for g in groups])
+        if self._trained:
+            method = "minmax"
+            seen = trained_ranges.given(seen, self._found)
         chosen = METHODS[method](seen)
         for key, observer in self._activations.items():
             if key in seen:
