@@ -139,3 +139,13 @@ def test_a_real_model_fills_its_row(
 def test_every_real_model_is_in_the_table(bench_models: ModuleType, realdata: Path) -> None:
     present = {path.stem for path in (realdata / "weights").glob("*.safetensors")}
     assert present == {name.partition(".")[0] for name in bench_models.CASES}
+
+
+def test_the_compression_bench_has_its_parts_and_states_the_spread() -> None:
+    bench = load("bench_compress")
+    assert list(bench.PARTS) == ["importances", "distillation", "lowrank", "resnet56"]
+    assert bench.spread([91.0]) == "91.00"
+    assert bench.spread([90.0, 92.0]) == "91.00 (90.00 to 92.00)"
+    assert () in bench.KINDS and {k for kinds in bench.KINDS for k in kinds} == {
+        "response", "hint", "rkd-distance", "rkd-angle", "similarity"
+    }  # fmt: skip
