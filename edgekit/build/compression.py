@@ -236,20 +236,23 @@ class Compressed:
         per_channel, symmetric = details.pop("per_channel"), details.pop("symmetric")
 
         def work() -> dict[str, Any]:
+            from edgekit.backends.executorch.toolchain import quiet, require_executorch
             from edgekit.compress.finetune import Settings
             from edgekit.compress.qat import qat
 
-            made = qat(
-                self.module(),
-                self._teacher(),
-                datas["train"],
-                datas["calib"],
-                task=self._inputs.model.spec.task,
-                settings=Settings(seed=runner.seed, **details),
-                per_channel=per_channel,
-                symmetric=symmetric,
-                emit=runner.emit,
-            )
+            require_executorch()  # its quantiser says where int8 is played, whatever the target
+            with quiet():
+                made = qat(
+                    self.module(),
+                    self._teacher(),
+                    datas["train"],
+                    datas["calib"],
+                    task=self._inputs.model.spec.task,
+                    settings=Settings(seed=runner.seed, **details),
+                    per_channel=per_channel,
+                    symmetric=symmetric,
+                    emit=runner.emit,
+                )
             weights = self._put_weights(made.module)
             return {
                 "objects": [weights],
