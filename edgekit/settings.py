@@ -207,6 +207,17 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "distill.alpha": Setting(
             parse=_number(0.0, 1.0), default=0.7, help="weight of the original's outputs against the labels"
         ),
+        "qat.epochs": Setting(
+            parse=_number(0, 10_000, int),
+            default=0,
+            help="epochs of quantisation-aware training; 0 takes post-training ranges",
+        ),
+        "qat.lr": Setting(
+            parse=_number(1e-8, 10.0), default=0.001, help="highest learning rate of that training"
+        ),
+        "qat.freeze_bn": Setting(
+            parse=_number(0.0, 1.0), default=0.5, help="share of it after which batch norm's statistics stay"
+        ),
         "quantize.precision": Setting(
             parse=_auto(_choice("int8", "int16x8", "dynamic", "fp16", "float32")),
             default=None,

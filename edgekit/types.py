@@ -95,6 +95,9 @@ class Scheme:
     delegate_version: str = ""
     """The delegate's version on the device, where files depend on it ("8.5" of TensorRT); "" if unknown."""
     overrides: Mapping[str, Precision] = field(default_factory=dict)
+    trained: tuple[tuple[float, float, float, float], ...] = ()
+    """Activation ranges from quantisation-aware training in place of calibrated ones: smallest and largest
+    value of the float model there on the calibration samples, then the range."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends import calibration
+from edgekit.backends import calibration, trained_ranges
 from edgekit.backends.calibration_methods import Method
 from edgekit.errors import DataError
 from edgekit.types import Artifact, Emit, Event
@@ -26,6 +26,9 @@ HOLD_BACK = 0.2
 """Share of the calibration samples on which candidates are compared."""
 
 MIN_SAMPLES = 2
+
+TRAINED = "trained"
+"""Name of the method when ranges come from quantisation-aware training."""
 
 Samples = Sequence[Sequence["Array"]]
 Tried = tuple[float, float, str, Artifact]
@@ -42,11 +45,13 @@ def quantize_best(
     run: Callable[[Artifact, Samples], list[Array]],
     refit: bool,
     emit: Emit,
+    trained: Sequence[Sequence[float]] = (),
 ) -> Artifact:
     """The file of the method that measures best; ``meta["calibration"]`` tells what was tried and chosen.
 
     ``read`` gives activations of the float file ``artifact``, ``write`` makes a file from ranges, ``run``
-    its outputs on samples. Raises DataError for too few samples.
+    its outputs on samples. With ``trained`` ranges (see Scheme) those are taken, and true extremes where
+    there is none; ``methods`` must have "minmax" then. Raises DataError for too few samples.
     """
     if len(samples) < MIN_SAMPLES:
         raise DataError(
@@ -56,6 +61,10 @@ def quantize_best(
     fit, held = split(samples)
     groups = [fit, held] if fit is not held else [fit]
     observed = calibration.observe(read, groups, emit)
+    if trained:
+        found = trained_ranges.find(calibration.merge(observed), trained)
+        observed = [trained_ranges.given(part, found) for part in observed]
+        methods = {TRAINED: methods["minmax"]}
     reference = run(artifact, held)
     tried: list[Tried] = []
     rows: list[dict[str, Any]] = []

@@ -111,7 +111,7 @@ def lower(
     step = plan.step("quantize")
     if step is not None and step.config.get("form") == "equalized":
         float_file = equalized() or float_file
-    found = _in_scheme(lowering, float_file, plan.scheme, target)
+    found = _in_scheme(lowering, float_file, compressed.scheme(plan.scheme), target)
     lowering.check_parity_on_all(changed, found.float_outputs)
     forms = {} if inputs.model.module is None else {"equalized": equalized}
     found = _searched(lowering, found, original, target, deadline, forms)
@@ -217,7 +217,9 @@ def _searched(
     if step is None:
         return found
     search = BudgetSearch(lowering, step, plan.gates, original, target, found.float_file, forms)
-    start = search.point(Trial(rung="int8", scheme=plan.scheme, note="as planned"), found.file, found.outputs)
+    start = search.point(
+        Trial(rung="int8", scheme=found.scheme, note="as planned"), found.file, found.outputs
+    )
     if start.passed:
         return found
     began = time.monotonic()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.backends.onnx_export import tool_versions
 from edgekit.build.inputs import Inputs
 from edgekit.build.runner import Runner
 from edgekit.errors import StepFailed
-from edgekit.types import Plan
+from edgekit.types import Plan, Scheme
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +24,8 @@ class Compressed:
 
     Each step starts from the weights and the structure that the one before has left. ``sha256`` names
     the module: the original's (or the student's) digest, or that of the weights after the last step.
-    ``pruning``, ``lowrank``, ``sparsity``, ``finetuning`` are the steps' results, None where they were
-    not planned.
+    ``pruning``, ``lowrank``, ``sparsity``, ``finetuning``, ``qat`` are the steps' results, None where they
+    were not planned.
     """
 
     def __init__(self, inputs: Inputs, runner: Runner, plan: Plan) -> None:
@@ -38,6 +38,7 @@ class Compressed:
         self.lowrank: Mapping[str, Any] | None = None
         self.sparsity: Mapping[str, Any] | None = None
         self.finetuning: Mapping[str, Any] | None = None
+        self.qat: Mapping[str, Any] | None = None
         self._weights: str | None = None
         steps: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
             "shrink": self._shrink,
@@ -45,6 +46,7 @@ class Compressed:
             "lowrank": self._factorise,
             "sparsify": self._sparsify,
             "finetune": self._finetune,
+            "qat": self._train_quantised,
         }
         for step in plan.steps:
             if step.name in steps:
@@ -55,6 +57,13 @@ class Compressed:
     def changed(self) -> bool:
         """Whether what is shipped is anything else than the original."""
         return self._weights is not None or self._inputs.student is not None
+
+    def scheme(self, planned: Scheme) -> Scheme:
+        """The planned scheme, with trained ranges where there are any and the file is int8."""
+        if self.qat is None or planned.precision != "int8":
+            return planned
+        rows = tuple(tuple(float(v) for v in row) for row in self.qat["ranges"])
+        return replace(planned, calibration="minmax", trained=rows)  # type: ignore[arg-type]
 
     def module(self) -> torch.nn.Module:
         """The compressed module, in eval mode."""
@@ -220,6 +229,43 @@ class Compressed:
             }
 
         return runner.run(name, self._key(config, train=True), work)
+
+    def _train_quantised(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        runner, datas = self._runner, self._inputs.datas
+        details = dict(config)
+        per_channel, symmetric = details.pop("per_channel"), details.pop("symmetric")
+
+        def work() -> dict[str, Any]:
+            from edgekit.backends.executorch.toolchain import quiet, require_executorch
+            from edgekit.compress.finetune import Settings
+            from edgekit.compress.qat import qat
+
+            require_executorch()  # its quantiser says where int8 is played, whatever the target
+            with quiet():
+                made = qat(
+                    self.module(),
+                    self._teacher(),
+                    datas["train"],
+                    datas["calib"],
+                    task=self._inputs.model.spec.task,
+                    settings=Settings(seed=runner.seed, **details),
+                    per_channel=per_channel,
+                    symmetric=symmetric,
+                    emit=runner.emit,
+                )
+            weights = self._put_weights(made.module)
+            return {
+                "objects": [weights],
+                "weights": weights,
+                "ranges": [[r.seen_lo, r.seen_hi, r.lo, r.hi] for r in made.ranges],
+                "start": made.start,
+                "history": [asdict(r) for r in made.history],
+                "best_epoch": made.best_epoch,
+            }
+
+        key = {**self._key(config, "torchao", "executorch", train=True), "calib": datas["calib"].sha256}
+        self.qat = runner.run("qat", key, work)
+        return self.qat
 
     def _teacher(self) -> torch.nn.Module | None:
         """The user's teacher, else the original; None for an ONNX file."""

@@ -294,6 +294,15 @@ def _pruning(made: Made) -> dict[str, Any] | None:
         "kept": _reasons(pruning.get("kept", {})),
         "lowrank": _lowrank(compressed.lowrank),
         "sparsity": _sparsity(made),
+        "qat": None
+        if compressed.qat is None
+        else {
+            "epochs": len(compressed.qat["history"]) - 1,
+            "best_epoch": compressed.qat["best_epoch"],
+            "start": compressed.qat["start"],
+            "ranges": len(compressed.qat["ranges"]),
+            "history": compressed.qat["history"],
+        },
         "student": None if request.student is None else request.student.spec.source,
         "finetune": None
         if tuning is None

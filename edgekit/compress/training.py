@@ -135,6 +135,9 @@ class Run:
             for module in self.student.modules():
                 if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                     module.eval()
+                freeze: Any = getattr(module, "freeze_statistics", None)
+                if freeze is not None:  # an exported graph has no modules of batch norm
+                    freeze()
         total = 0.0
         seen = 0
         tick = max(1, count // _TICKS_PER_EPOCH)

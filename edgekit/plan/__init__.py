@@ -89,7 +89,7 @@ def make_plans(
     if not candidates:
         raise _cannot(profile, request, refused)
     shared: list[Rejected] = []
-    compress = plan_compression(model, data, request, settings, profile, shared)
+    compress = plan_compression(model, data, request, settings, profile, shared, scheme=candidates[0].scheme)
     target = plan_target(model, data, request, settings, profile, shared)
     compress = compress if target is None else (target, *compress)
     several = request.target in (AUTO, ALL)

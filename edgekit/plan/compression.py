@@ -10,10 +10,13 @@ from edgekit.errors import UserError
 from edgekit.plan.pruning import plan_pruning
 from edgekit.plan.request import DataFacts, Request
 from edgekit.settings import SETTINGS
-from edgekit.types import ModelSpec, PlanStep, Rejected
+from edgekit.types import ModelSpec, PlanStep, Rejected, Scheme
 
 if TYPE_CHECKING:
     from edgekit.profiles.schema import DeviceProfile
+
+SYMMETRIC = ("tensorrt",)
+"""Delegates whose activations have no zero point."""
 
 _ALWAYS = (
     "finetune.epochs",
@@ -33,8 +36,13 @@ def plan_compression(
     settings: Mapping[str, Any],
     profile: DeviceProfile,
     rejected: list[Rejected],
+    *,
+    scheme: Scheme,
 ) -> tuple[PlanStep, ...]:
-    """Steps in the order in which they run. Raises UserError for wishes that contradict model or data."""
+    """Steps in the order in which they run; ``scheme`` is that of the first target.
+
+    Raises UserError for wishes that contradict model or data.
+    """
     if request.student is not None and data.train == 0:
         raise UserError(
             "a student was given, but there is no training data to teach it with", hint="give --train"
@@ -64,12 +72,58 @@ def plan_compression(
                 else "recover accuracy, taught by " + taught,
             )
         )
-    elif request.teacher is not None:
+    elif request.teacher is not None and settings["qat.epochs"] == 0:
         raise UserError(
             "a teacher was given, but nothing is trained in this build",
             hint="give --student, or let the model be pruned",
         )
+    steps += _quantisation_aware(model, data, request, settings, scheme, rejected)
     return tuple(steps)
+
+
+def _quantisation_aware(
+    model: ModelSpec,
+    data: DataFacts,
+    request: Request,
+    settings: Mapping[str, Any],
+    scheme: Scheme,
+    rejected: list[Rejected],
+) -> list[PlanStep]:
+    if settings["qat.epochs"] == 0:
+        if data.train > 0 and scheme.precision == "int8" and (model.trainable or request.student is not None):
+            reason = (
+                "costs training: ask for it with --set qat.epochs=N where post-training ranges lose too much"
+            )
+            rejected.append(Rejected(alternative="quantisation-aware training", reason=reason))
+        return []
+    _trainable(model, request, "qat.epochs")
+    if data.train == 0 or data.calib == 0:
+        raise UserError(
+            "qat.epochs was set, but quantisation-aware training needs training and calibration data",
+            hint="give --train and --calib",
+        )
+    if scheme.precision != "int8":
+        raise UserError(
+            f"qat.epochs was set, but the file is {scheme.precision}, not int8",
+            hint="leave qat.epochs away, or set quantize.precision=int8",
+        )
+    config = _tuning(settings, sparse=settings["sparsity.amount"] is not None)
+    for key in ("kinds", "weight", "layers", "precision"):  # outputs teach, in float32
+        config.pop(key, None)
+    return [
+        PlanStep(
+            name="qat",
+            config={
+                **config,
+                "epochs": settings["qat.epochs"],
+                "lr": settings["qat.lr"],
+                "freeze_bn": settings["qat.freeze_bn"],
+                "per_channel": settings["quantize.per_channel"],
+                "symmetric": scheme.delegate in SYMMETRIC,
+            },
+            reason="asked for: training while int8 is played; weights and activation ranges go into the file",
+        )
+    ]
 
 
 def _trainable(model: ModelSpec, request: Request, key: str) -> None:

@@ -16,7 +16,7 @@ from edgekit.errors import UserError  # noqa: E402
 from edgekit.plan import Request, make_plan  # noqa: E402
 from edgekit.settings import parse_settings  # noqa: E402
 from edgekit.store import Store  # noqa: E402
-from edgekit.types import ignore_events  # noqa: E402
+from edgekit.types import Scheme, ignore_events  # noqa: E402
 
 SMALLER = """
 import torch
@@ -121,3 +121,22 @@ def test_students_and_teachers_must_fit(tiny_model_dir: Path, store: Store, smal
         _compress(tiny_model_dir, store, student=f"{smaller}:small", train=False)
     with pytest.raises(UserError, match="nothing is trained"):
         _compress(tiny_model_dir, store, "prune.ratio=0", teacher=f"{smaller}:small")
+
+
+@pytest.mark.slow
+def test_trained_ranges_go_to_int8_files_only(tiny_model_dir: Path, store: Store) -> None:
+    from dataclasses import replace
+
+    settings = ("prune.ratio=0.5", "qat.epochs=1")
+    made, runner, inputs = _compress(tiny_model_dir, store, *settings)
+    assert _steps(runner) == [("prune", False), ("finetune", False), ("qat", False)]
+    again, second, _ = _compress(tiny_model_dir, store, *settings)
+    assert _steps(second) == [("prune", True), ("finetune", True), ("qat", True)]
+    planned = Scheme(precision="int8", delegate="xnnpack")
+    scheme = made.scheme(planned)
+    assert scheme.trained and scheme == again.scheme(planned)
+    assert all(len(row) == 4 and row[2] <= 0 <= row[3] for row in scheme.trained)
+    assert made.scheme(replace(planned, precision="fp16")).trained == ()
+    with torch.no_grad():
+        x = inputs.model.example_inputs
+        assert torch.equal(made.module()(*x), again.module()(*x))

@@ -85,8 +85,22 @@ FIXED = ModelSpec(**{**vars(MODEL), "trainable": False})
         (lambda: _plan(student="s", data=DataFacts(calib=9)), "no training data to teach"),
         (lambda: _plan(teacher="t", data=DataFacts(calib=9)), "no training data to teach"),
         (lambda: _plan("prune.ratio=0", teacher="t"), "nothing is trained"),
+        (lambda: _plan("qat.epochs=1", data=DataFacts(calib=9)), "needs training and calibration"),
+        (lambda: _plan("qat.epochs=1", "quantize.precision=fp16"), "the file is fp16"),
+        (lambda: _plan("qat.epochs=1", model=FIXED), "cannot be changed"),
     ],
 )
 def test_wishes_that_cannot_be_are_refused(make: Callable[[], Plan], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_quantisation_aware_training_comes_last_and_on_request() -> None:
+    asked = _plan("qat.epochs=3", "distill.kinds=hint", "prune.ratio=0")
+    assert _names(asked) == ["qat"]
+    step = asked.step("qat")
+    assert step is not None and step.config["epochs"] == 3 and step.config["symmetric"] is False
+    assert "kinds" not in step.config and step.config["freeze_bn"] == 0.5
+    assert _names(_plan("qat.epochs=3"))[-1] == "qat"
+    usual = _plan()
+    assert any(r.alternative == "quantisation-aware training" for r in usual.rejected)

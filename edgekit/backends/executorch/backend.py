@@ -126,6 +126,7 @@ class ExecuTorchBackend:
                 per_channel=scheme.per_channel,
                 method=scheme.calibration,
                 refit=refit,
+                trained=scheme.trained,
                 emit=emit,
             )
             graph, meta["calibration"] = made.graph, made.calibration

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from edgekit.backends import calibration, calibration_choice
+from edgekit.backends import calibration, calibration_choice, trained_ranges
 from edgekit.backends.calibration_methods import methods_of
 from edgekit.backends.executorch.correction import correct_biases
 from edgekit.backends.executorch.masks import masked_units
@@ -62,8 +62,10 @@ def quantize_static(
     method: str,
     refit: bool,
     emit: Emit,
+    trained: Sequence[Sequence[float]] = (),
 ) -> Calibrated:
     """The program's graph in int8 but for the units in ``keep``. ``method``: a scheme's calibration.
+    With ``trained`` ranges (see Scheme) those are taken, and nothing is corrected.
 
     Units around infinite constants (see :mod:`edgekit.backends.executorch.masks`) stay in float too. Raises
     DataError for too few samples and for other values that are not finite.
@@ -83,9 +85,9 @@ def quantize_static(
             emit(Event(kind="info", step="quantize", message=told))
         quantizer = UnitQuantizer([*keep, *masked], per_channel=per_channel, dynamic=False)
         graph = prepare_pt2e(graph, quantizer)
-        work = _Work(graph, emit)
+        work = _Work(graph, emit, trained)
         reference = work.watch(groups)
-        names = list(methods_of(method))
+        names = [calibration_choice.TRAINED] if trained else list(methods_of(method))
         tried = work.compare(names, reference, fit, held)
         _, _, chosen, _ = calibration_choice.choose(tried, len(held))
         refitted = refit and len(groups) > 1
@@ -131,8 +133,9 @@ def one_thread() -> Iterator[None]:
 class _Work:
     """A prepared graph and what its observers have seen."""
 
-    def __init__(self, graph: Any, emit: Emit) -> None:
+    def __init__(self, graph: Any, emit: Emit, trained: Sequence[Sequence[float]] = ()) -> None:
         self.graph = graph
+        self._trained = trained
         self.rows: list[dict[str, Any]] = []
         self._emit = emit
         found = observers(graph)
@@ -150,6 +153,8 @@ class _Work:
                 rows.append(_arrays(self.graph(*tensors(sample))))
                 done += 1
                 self._emit(Event(kind="progress", step="quantize", data={"done": done, "total": total}))
+        every = calibration.merge([self._seen(number) for number in range(len(groups))])
+        self._found = trained_ranges.find(every, self._trained)
         return _joined(rows)
 
     def compare(
@@ -162,6 +167,8 @@ class _Work:
         """Agreement, SQNR and name of every candidate. Only the best ranges are tried with bias correction:
         it costs as much as all the rest, and mends what rounding does, not what ranges cut off."""
         tried = [self._try(name, reference, fit, held) for name in names]
+        if self._trained:
+            return tried
         best = calibration_choice.choose(tried, len(held))[2]
         return [*tried, self._try(best + CORRECTED, reference, fit, held)]
 
@@ -186,6 +193,9 @@ class _Work:
             _biases(self.graph)[key].data.copy_(bias)
         method = name.removesuffix(CORRECTED)
         seen = calibration.merge([self._seen(g) for g in groups])
+        if self._trained:
+            method = "minmax"
+            seen = trained_ranges.given(seen, self._found)
         chosen = methods_of(method)[method](seen)
         for key, observer in self._activations.items():
             if key in seen:

@@ -44,6 +44,8 @@ def quantize_int8(
     fit = calibration_choice.split(samples)[0] if samples else []
     pairs = [p for p in equalize.pairs(found) if not {*p.passed, p.reader.name} & set(scheme.overrides)]
     forms: list[tuple[Graph, dict[str, Any]]] = [(found, {})]
+    if scheme.trained:  # training has shaped channels and biases for the file as it is
+        pairs = []
     if pairs and len(samples) >= calibration_choice.MIN_SAMPLES:
         levels = 255 if quantize.rules_of(scheme).unsigned else 127
         read = Reader(artifact, [p.tensor for p in pairs])
@@ -80,7 +82,9 @@ class _Form:
             return lambda observed: method(quantize.joined(observed, placement))
 
         def write(ranges: calibration.Ranges) -> Artifact:
-            deltas = bias.corrections(self.graph, placement, ranges, rules, read, self.seen)
+            deltas = {}
+            if not self.scheme.trained:
+                deltas = bias.corrections(self.graph, placement, ranges, rules, read, self.seen)
             source = graph_of(bias.corrected(self.graph, deltas))
             float_weights = quantize.wants_float_weights(self.scheme)
             proto = quantize.quantized(source, placement, ranges, rules, float_weights=float_weights)
@@ -96,6 +100,7 @@ class _Form:
             run=_outputs,
             refit=refit,
             emit=emit,
+            trained=self.scheme.trained,
         )
 
 

@@ -48,6 +48,7 @@ def quantize(
         run=_outputs,
         refit=refit,
         emit=emit,
+        trained=scheme.trained if scheme.precision == "int8" else (),
     )
 
 

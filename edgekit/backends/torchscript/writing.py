@@ -115,7 +115,15 @@ def quantized(
     source.watched = quantize.observed_values(lifted, source.inputs, scheme)
     noting = {name: _noting(method, extremes) for name, method in methods.items()}
     return calibration_choice.quantize_best(
-        artifact, samples, noting, read=source.read, write=write, run=_outputs, refit=refit, emit=emit
+        artifact,
+        samples,
+        noting,
+        read=source.read,
+        write=write,
+        run=_outputs,
+        refit=refit,
+        emit=emit,
+        trained=scheme.trained,
     )
 
 
