@@ -113,7 +113,9 @@ def lower(
         float_file = equalized() or float_file
     found = _in_scheme(lowering, float_file, compressed.scheme(plan.scheme), target)
     lowering.check_parity_on_all(changed, found.float_outputs)
-    forms = {} if inputs.model.module is None else {"equalized": equalized}
+    # Trained ranges belong to the channels that training has seen.
+    may_equalize = inputs.model.module is not None and compressed.qat is None
+    forms = {"equalized": equalized} if may_equalize else {}
     found = _searched(lowering, found, original, target, deadline, forms)
     final, verified, outputs = found.file, found.verified, found.outputs
     companions, warnings = _companions(lowering, float_file, plan.companions, original)

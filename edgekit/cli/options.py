@@ -228,11 +228,11 @@ def with_recipe(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_request(options: dict[str, Any]) -> tuple[Any, Any]:
-    """(Sources, Request) from the options of :func:`with_recipe`."""
+    """(Sources, Request) from the options, with a recipe's settings below those of the command line."""
     from edgekit.build import Request, Sources
     from edgekit.settings import parse_settings
 
-    settings = options["recipe_settings"] | parse_settings(options["settings"])
+    settings = options.get("recipe_settings", {}) | parse_settings(options["settings"])
     if options["int8_io"]:
         settings["quantize.io"] = "int8"
     size = options["max_size"]

@@ -26,6 +26,7 @@ _FILES = (
     "photos.npz",
     "model.onnx",
     "out/net/pi4/bundle/manifest.json",
+    "out/net/pi4/recipe.toml",
 )
 
 
@@ -62,6 +63,7 @@ def test_each_edgekit_command_parses(command: str, tmp_path: Path, monkeypatch: 
     for name in _FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "out/net/pi4/recipe.toml").write_text("schema_version = 1\n")
     monkeypatch.chdir(tmp_path)
     parse(shlex.split(command)[1:])
 
@@ -177,7 +179,7 @@ def test_the_example_of_the_readme_runs(
     np.savez(tmp_path / "photos.npz", **arrays)
     monkeypatch.chdir(tmp_path)
     lines = commands("README.md", "own model")
-    assert [line.split()[1] for line in lines] == ["plan", "build", "inspect", "verify", "bench", "inspect"]
+    assert [line.split()[1] for line in lines] == ["plan", "build", "inspect", "verify", "bench", "plan", "inspect"]
     for line in lines:
         code = run(shlex.split(line)[1:])
         told = capsys.readouterr()
