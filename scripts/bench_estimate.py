@@ -4,7 +4,10 @@
 
 Reads DIR/latency (EDGEKIT_REALDATA): every ``*_litert.csv`` (device, network, precision, threads, ms, MACs,
 bytes moved, operators of networks whose graphs are known), ``xnnpack_readme.csv`` (the same MobileNets on a
-Pi 3B+, 32-bit, XNNPACK of 2020) and ``nasbench201_latency_help.npz``. Rows of a
+Pi 3B+, 32-bit, XNNPACK of 2020) and ``nasbench201_latency_help.npz``; beside it the Pi 5 rows of
+``scripts/published`` (EfficientDet-lite by TFLite 2.18 with XNNPACK, means of 50 runs, from the repository
+NobuoTsukamoto/benchmarks at 339f3bd, tensorflow/lite/efficentdet/results/RasPi5/
+efficientdet_latency_v2.18.0.txt, MIT). Rows of a
 device are predicted by the profile that ships for it, through the same function as `edgekit estimate`; what
 was fitted to such rows is said, and tested once more with networks left out of a fit. Nothing is run: a
 device without rows is not in the table. Exit code 1 when a figure misses its limit.
@@ -33,6 +36,7 @@ from edgekit.measure.estimate.calibration import DESIGN
 from edgekit.measure.estimate.fit import Problem, fit, leave_out
 from edgekit.profiles import load_profile
 
+PUBLISHED = Path(__file__).resolve().parent / "published"
 INPUT_PX = {"lite0": 320, "lite1": 384, "lite2": 448, "lite3": 512, "lite3x": 640, "lite4": 640}
 """EfficientDet-lite: side of the square input (efficientdet.md of NobuoTsukamoto/benchmarks)."""
 LEVELS, ANCHORS_PER_CELL, CLASSES = range(3, 8), 9, 90
@@ -108,9 +112,10 @@ def units(row: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def read(folder: Path) -> list[Row]:
-    """All rows of the folder, each with its prediction."""
+    """All rows of the folder, and those that lie beside this script, each with its prediction."""
     rows = []
-    for path in sorted(folder.glob("*_litert.csv")):
+    found = {path.name: path for where in (PUBLISHED, folder) for path in where.glob("*_litert.csv")}
+    for _, path in sorted(found.items()):
         with path.open(newline="") as file:
             rows += [row_of(line, line["device"], float(line["ms"])) for line in csv.DictReader(file)]
     return rows
