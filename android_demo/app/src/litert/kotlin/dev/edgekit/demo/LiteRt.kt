@@ -35,6 +35,7 @@ private class LiteRtFactory(private val context: Context) : RunnerFactory {
             }
         val options = CompiledModel.Options(accelerator)
         if (accelerator == Accelerator.CPU) options.cpuOptions = CompiledModel.CpuOptions(threads, null, null)
+        val log = OwnLog()
         val libraries = context.applicationInfo.nativeLibraryDir
         val environment =
             Environment.create(
@@ -56,15 +57,22 @@ private class LiteRtFactory(private val context: Context) : RunnerFactory {
                 if (accelerator == Accelerator.CPU) throw RuntimeFailed("LiteRT does not load the model: $why", refusal)
                 throw DelegateRefused("LiteRT does not run this model on the $delegate alone: $why", refusal)
             }
-        // A delegate that gives single nodes back while it prepares itself says so in the log only.
-        val taken = if (accelerator == Accelerator.CPU) null else Delegation.find(ownLog(), delegate)
-        if (taken != null && taken.taken < taken.nodes) {
-            model.close()
-            environment.close()
-            throw DelegateRefused("the $delegate takes ${taken.taken} of ${taken.nodes} nodes of this model")
-        }
-        val facts =
-            RuntimeFacts("litert", version, delegate, threads, taken?.taken, taken?.nodes)
+        // What falls back to the CPU all the same is told in the log only.
+        val taken =
+            try {
+                if (accelerator == Accelerator.CPU) null else Delegation.confirm(log.text(), delegate)
+            } catch (refusal: DelegateRefused) {
+                model.close()
+                environment.close()
+                throw refusal
+            }
+        val warnings =
+            listOfNotNull(
+                "the runtime did not say how many nodes the $delegate took".takeIf {
+                    accelerator != Accelerator.CPU && taken == null
+                }
+            )
+        val facts = RuntimeFacts("litert", version, delegate, threads, taken?.taken, taken?.nodes, warnings)
         return LiteRtRunner(manifest, environment, model, facts)
     }
 }

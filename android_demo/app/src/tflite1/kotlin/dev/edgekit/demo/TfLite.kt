@@ -29,6 +29,7 @@ private object TfLiteFactory : RunnerFactory {
 
     override fun open(manifest: Manifest, delegate: String, threads: Int): ModelRunner {
         val accelerator = accelerator(delegate)
+        val log = OwnLog()
         val options = Interpreter.Options().setNumThreads(threads).setUseXNNPACK(accelerator == null)
         accelerator?.let(options::addDelegate)
         val interpreter =
@@ -41,13 +42,14 @@ private object TfLiteFactory : RunnerFactory {
                 throw DelegateRefused("TFLite does not run this model on $delegate: $why", refusal)
             }
         // A delegate that takes only a part leaves the rest to the CPU, and says so in the log only.
-        val taken = if (accelerator == null) null else Delegation.find(ownLog(), delegate)
-        if (taken != null && taken.taken < taken.nodes) {
-            interpreter.close()
-            accelerator?.close()
-            throw DelegateRefused("$delegate takes ${taken.taken} of ${taken.nodes} nodes of this model")
-        }
-        val version = TensorFlowLite.runtimeVersion()
+        val taken =
+            try {
+                if (accelerator == null) null else Delegation.confirm(log.text(), delegate)
+            } catch (refusal: DelegateRefused) {
+                interpreter.close()
+                accelerator?.close()
+                throw refusal
+            }
         val warnings =
             listOfNotNull(
                 "NNAPI is deprecated from Android 15 (API 35) on".takeIf {
@@ -55,7 +57,16 @@ private object TfLiteFactory : RunnerFactory {
                 },
                 "the runtime did not say how many nodes $delegate took".takeIf { accelerator != null && taken == null }
             )
-        val facts = RuntimeFacts("tflite", version, delegate, threads, taken?.taken, taken?.nodes, warnings)
+        val facts =
+            RuntimeFacts(
+                "tflite",
+                TensorFlowLite.runtimeVersion(),
+                delegate,
+                threads,
+                taken?.taken,
+                taken?.nodes,
+                warnings
+            )
         return TfLiteRunner(manifest, interpreter, accelerator, facts)
     }
 

@@ -41,18 +41,3 @@ interface RunnerFactory {
 
     fun open(manifest: Manifest, delegate: String, threads: Int): ModelRunner
 }
-
-/**
- * What TensorFlow Lite says in the log when it hands nodes to a delegate:
- * "Replacing 30 out of 31 node(s) with delegate (TfLiteGpuDelegateV2) node, yielding 2 partitions".
- */
-data class Delegation(val delegate: String, val taken: Int, val nodes: Int) {
-    companion object {
-        private val LINE = Regex("""Replacing (\d+) out of (\d+) node\(s\) with delegate \(([^)]*)\)""")
-
-        /** The last line about a delegate whose name contains [name], ignoring case; null when there is none. */
-        fun find(log: String, name: String): Delegation? = LINE.findAll(log)
-            .map { Delegation(it.groupValues[3], it.groupValues[1].toInt(), it.groupValues[2].toInt()) }
-            .lastOrNull { it.delegate.contains(name, ignoreCase = true) }
-    }
-}

@@ -129,17 +129,6 @@ class BenchmarkTest {
     }
 
     @Test
-    fun partialDelegationIsReadFromTheLog() {
-        val log =
-            """
-            I tflite: Replacing 30 out of 31 node(s) with delegate (TfLiteGpuDelegateV2) node, yielding 2 partitions
-            I tflite: Replacing 1 out of 2 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 2 partitions
-            """
-        assertEquals(Delegation("TfLiteGpuDelegateV2", 30, 31), Delegation.find(log, "gpu"))
-        assertEquals(null, Delegation.find(log, "nnapi"))
-    }
-
-    @Test
     fun aPictureIsClassified() {
         smallBundle(folder.root) { manifest ->
             val input = manifest.getJSONArray("inputs").getJSONObject(0)
