@@ -24,6 +24,7 @@ from edgekit.build.recipes import recipe_of
 from edgekit.build.reporting import assemble
 from edgekit.build.runner import Runner, source_digest
 from edgekit.build.target import search_target
+from edgekit.build.verdict import verdict_of
 from edgekit.build.writing import write_candidate
 from edgekit.devices.base import Link
 from edgekit.errors import EdgekitError, StepFailed, UserError
@@ -186,6 +187,7 @@ def _report(
         "stages": candidate.made.stages([*shared.outcomes, *own.outcomes]),
         "environment": _environment(candidate.backend.tools()),
         "targets": target_rows(all_finished, failed, choice),
+        "verdict": verdict_of(candidate.made, candidate.backend, candidate.target),
         "companions": [
             {
                 "precision": c.artifact.precision,

@@ -25,6 +25,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         text = f"{card.was} -> {card.value}" if card.was else card.value
         extra = [x for x in (card.change, *card.notes) if x]
         lines.append((card.label, f"{text}  ({'; '.join(extra)})" if extra else text))
+    if verdict := report.get("verdict"):
+        lines.append(("Verdict", verdict["reason"]))
     for gate in report["gates"]:
         mark = {True: "passed", False: "FAILED", None: "NOT MEASURED"}[gate["passed"]]
         lines.append(("Gate", f"{mark}: {gate_text(gate)}"))
