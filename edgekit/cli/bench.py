@@ -66,8 +66,7 @@ _OPTIONS = [
     click.option(
         "--min-seconds",
         type=click.FloatRange(0, 3600),
-        default=1.0,
-        show_default=True,
+        show_default="1, or 0 with --runs",
         help="Least time of the timed runs together; 20,000 of them are enough.",
     ),
     click.option(
@@ -186,7 +185,7 @@ def _measure(
     plan = SeriesPlan(
         warmup=usual[0] if options["warmup"] is None else options["warmup"],
         runs=options["runs"] or usual[1],
-        min_seconds=options["min_seconds"],
+        min_seconds=_least(options),
         threads=options["threads"],
         cpus=options["cores"],
         cool_down_s=options["cool_down"],
@@ -216,6 +215,12 @@ def _measure(
     )
 
 
+def _least(options: Mapping[str, Any]) -> float:
+    """Who gives a number of runs gets that number."""
+    given: float | None = options["min_seconds"]
+    return given if given is not None else 0.0 if options["runs"] else 1.0
+
+
 def _delegate_of(subject: Subject) -> str:
     """The first delegate of a bundle that benchmark_model knows; XNNPACK is what it takes by itself."""
     known = ("gpu", "nnapi", "xnnpack", "cpu")
@@ -234,7 +239,7 @@ def _to_data(series: Series) -> dict[str, Any]:
     }
 
 
-_COLUMNS = ("metric", "threads", "median", "unit", "p90", "p99", "95 % interval", "n", "source")
+_COLUMNS = ("metric", "median", "unit", "threads", "p90", "p99", "95 % interval", "n", "source")
 
 
 def _print(result: Mapping[str, Any], *, named: bool) -> None:
@@ -264,9 +269,9 @@ def _row(m: Mapping[str, Any]) -> tuple[str, ...]:
     engine = m["detail"].get("engine")
     return (
         f"{m['metric']}, {engine}" if engine else m["metric"],
-        str(m["threads"]),
         _figure(m["median"], m["unit"]),
         m["unit"],
+        str(m["threads"]),
         _figure(m["p90"], m["unit"]),
         _figure(m["detail"].get("p99"), m["unit"]),
         "" if m["ci95"] is None else " .. ".join(_figure(v, m["unit"]) for v in m["ci95"]),
