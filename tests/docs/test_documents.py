@@ -19,13 +19,15 @@ from edgekit.cli.options import to_request
 from edgekit.profiles import load_profile
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/devices.md")
 _FILES = (
     "my_model.py",
     "my_weights.safetensors",
     "photos.npz",
     "model.onnx",
     "out/net/pi4/bundle/manifest.json",
+    "out/net/android_gpu/bundle/manifest.json",
+    "benchmark_model",
 )
 
 
