@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgekit.types import Array
 
 _PILOT_RUNS = 6
+_ENOUGH_RUNS = 20_000
 _MOST_RUNS = 1_000_000
 _BACK_WITHIN_CELSIUS = 2.0
 _LOOK_EVERY_S = 5.0
@@ -32,7 +33,7 @@ _CURVE_POINTS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesPlan:
-    """How to measure. At least ``runs`` runs and at least ``min_seconds`` of them, after ``warmup`` runs.
+    """How to measure. At least ``runs`` runs and ``min_seconds`` of them, or 20,000, after ``warmup`` runs.
 
     ``threads`` are measured one after the other; before each but the first the device cools down to
     within 2 °C of where it began, for at most ``cool_down_s``. ``cpus`` are the cores to run on, None lets
@@ -140,7 +141,7 @@ class _Work:
         pilot = self._bench(RunProtocol(warmup=0, runs=_PILOT_RUNS, threads=threads), cpus=cpus)
         first = _metric(pilot, "latency")
         pace = float(np.median(first.samples[1:]))
-        runs = min(max(plan.runs, math.ceil(1000 * plan.min_seconds / pace)), _MOST_RUNS)
+        runs = max(plan.runs, min(math.ceil(1000 * plan.min_seconds / pace), _ENOUGH_RUNS))
         before = self._link.conditions()
         protocol = RunProtocol(warmup=plan.warmup, runs=runs, threads=threads)
         done = self._bench(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,3 +72,17 @@ def golden_words(golden: Mapping[str, Any]) -> str:
         parts.append(f"same top-1 on {golden['same_top1']} of {n}")
     limit = f"atol {golden['atol']:.3g}, rtol {golden['rtol']:.3g}"
     return ", ".join([*parts, f"largest difference {golden['max_abs']:.3g} ({limit})"])
+
+
+def refuse_other_outputs(results: Sequence[Mapping[str, Any]]) -> None:
+    """Raise GateFailed when a device computed something else than the golden outputs."""
+    from edgekit.errors import GateFailed
+
+    for result in results:
+        golden = result["golden"]
+        if golden["agree"] < golden["samples"]:
+            differing = golden["samples"] - golden["agree"]
+            raise GateFailed(
+                f"{differing} of {golden['samples']} golden samples differ on {result['link']}",
+                hint="the delegate there computes something else: compare with --delegate cpu",
+            )

@@ -95,7 +95,8 @@ def check_command(names: tuple[str, ...], as_json: bool) -> None:
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="File to write; without it the draft is printed.",
 )
-def detect_command(link: str, out: Path | None) -> None:
+@_json_option
+def detect_command(link: str, out: Path | None, as_json: bool) -> None:
     """Draft a profile of the device behind LINK: ssh:[user@]host[:port], adb:SERIAL or local.
 
     Each figure has its source; what the device does not tell is left out.
@@ -114,13 +115,18 @@ def detect_command(link: str, out: Path | None) -> None:
         identifier, text = draft_profile({"link": link, **opened.facts()})
     finally:
         opened.close()
-    if out is None:
-        click.echo(text, nl=False)
-        return
-    from edgekit.store import write_atomic
+    if out is not None:
+        from edgekit.store import write_atomic
 
-    write_atomic(out, text)
-    click.echo(f"wrote {out} with the profile {identifier}; check it: edgekit profiles check {out}")
+        write_atomic(out, text)
+    if as_json:
+        from edgekit.cli.console import print_json
+
+        print_json({"id": identifier, "toml": text, "file": None if out is None else str(out)})
+    elif out is None:
+        click.echo(text, nl=False)
+    else:
+        click.echo(f"wrote {out} with the profile {identifier}; check it: edgekit profiles check {out}")
 
 
 def _findings(name: str) -> list[str]:

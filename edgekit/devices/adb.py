@@ -110,20 +110,11 @@ class AdbTransport:
 
     def connect(self) -> None:
         """See that the device can be used; one with an address is connected to first when it is not there."""
-        state = self._state()
-        if state is None and _ADDRESS.fullmatch(self.serial):
-            done = adb(["connect", self.serial], timeout_s=_CALL_S)
-            # It exits with 0 when it fails, too; the list of devices tells.
-            state = self._state()
-            if state is None:
-                raise DeviceLost(
-                    f"{self.name} cannot be reached: {_words(done)}",
-                    hint="see that the device is on and that its adb listens on the network (adb tcpip PORT)",
-                )
-        deadline = time.monotonic() + _SETTLE_S
-        while state in _PASSING and time.monotonic() < deadline:
-            time.sleep(0.2)
-            state = self._state()
+        state = self._settled()
+        if state in (None, "offline") and _ADDRESS.fullmatch(self.serial):
+            if state == "offline":  # adb keeps a dead connection for good
+                adb(["disconnect", self.serial], timeout_s=_CALL_S)
+            state = self._connect()
         if state != "device":
             raise self._unusable(state)
         features = adb(["-s", self.serial, "features"], timeout_s=_CALL_S)
@@ -132,6 +123,24 @@ class AdbTransport:
                 f"{self.name} has an Android before 7: its shell tells no exit codes",
                 hint="use a device with Android 8 or later",
             )
+
+    def _connect(self) -> str | None:
+        """The state after `adb connect`. Raises DeviceLost when nobody answers there."""
+        done = adb(["connect", self.serial], timeout_s=_CALL_S)
+        # It exits with 0 when it fails, too; the list of devices tells.
+        if self._state() is None:
+            raise DeviceLost(
+                f"{self.name} cannot be reached: {_words(done)}",
+                hint="see that the device is on and that its adb listens on the network (adb tcpip PORT)",
+            )
+        return self._settled()
+
+    def _settled(self) -> str | None:
+        """The state, after a wait for one that passes by itself."""
+        deadline = time.monotonic() + _SETTLE_S
+        while (state := self._state()) in _PASSING and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return state
 
     def shell(self) -> Sequence[str]:
         return ["adb", "-s", self.serial, "shell", "-T", "exec sh"]

@@ -58,10 +58,22 @@ def test_unauthorized(target: Phone, store: Store) -> None:
     assert "accept the question" in (caught.value.hint or "")
 
 
-def test_offline(target: Phone, store: Store) -> None:
+def test_offline(target: Phone, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     target.faults.silent = True
+    monkeypatch.setattr("edgekit.devices.adb._SETTLE_S", 0.5)
     with pytest.raises(DeviceLost, match=r"offline|cannot be reached"):
         open_it(target, store)
+
+
+def test_offline_and_back(target: Phone, store: Store) -> None:
+    """adb itself would list it as offline for good."""
+    open_it(target, store)
+    target.vanish()
+    target.faults.silent = True
+    target.attach()
+    subprocess.run(["adb", "connect", target.serial], check=False, capture_output=True)
+    target.faults.silent = False
+    assert open_it(target, store).facts()["soc"] == "PERSONA-A76"
 
 
 def test_nothing_listens(target: Phone, store: Store) -> None:

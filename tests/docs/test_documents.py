@@ -19,7 +19,7 @@ from edgekit.cli.options import to_request
 from edgekit.profiles import load_profile
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/devices.md")
 _FILES = (
     "my_model.py",
     "my_weights.safetensors",
@@ -27,6 +27,8 @@ _FILES = (
     "model.onnx",
     "out/net/pi4/bundle/manifest.json",
     "out/net/pi4/recipe.toml",
+    "out/net/android_gpu/bundle/manifest.json",
+    "benchmark_model",
 )
 
 

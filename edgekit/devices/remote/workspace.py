@@ -64,11 +64,14 @@ class RemoteWorkspace:
         digests = {name: _digest(name, path) for name, path in files.items()}
         try:
             self._push(files, digests)
-        except DeviceLost:
+        except DeviceLost as lost:
             if self._ran:
                 raise
+            try:
+                self._link._renew()
+            except DeviceError as exc:
+                raise DeviceLost(f"{lost}, and it did not come back", hint=f"{exc}; {exc.hint}") from exc
             # What was there went with the session: all of it again.
-            self._link._renew()
             self._push({**self._pushed, **files}, {**self._digests, **digests})
         self._pushed |= files
         self._digests |= digests
