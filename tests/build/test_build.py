@@ -41,6 +41,7 @@ class TestFinished:
         assert sorted(p.name for p in built.folder.iterdir()) == [
             "bundle",
             "events.jsonl",
+            "recipe.toml",
             "report.html",
             "report.json",
         ]
@@ -250,7 +251,10 @@ class TestRefused:
             tiny_build.run(out=tmp_path / "out", sources=replace(tiny_build.sources, **named))
         assert not (tmp_path / "out").exists()
 
-    def test_a_profile_without_backend(self, tiny_build: Any, tmp_path: Path) -> None:
+    def test_a_profile_without_backend(
+        self, tiny_build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("edgekit.plan.RUNTIMES", ("tflite",))
         with pytest.raises(Unsupported, match="jetson_nano"):
             build(tiny_build.sources, "jetson_nano", Request(), out=tmp_path / "out", store=tiny_build.store)
         assert not (tmp_path / "out").exists()
