@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.backends import Backend, get_backend
 from edgekit.build.compression import Compressed
+from edgekit.build.equality import tolerance_of
 from edgekit.build.forms import equalized_source
 from edgekit.build.inputs import Inputs
 from edgekit.build.lowering import Lowering, check_finite
@@ -291,7 +292,7 @@ def _check_equal(
         if found["within"]:
             continue
         precision = files[subject].precision
-        share, relative = backend.tolerance(precision)
+        share, relative = tolerance_of(backend, files[subject])
         allowed = "bit for bit" if share == relative == 0 else f"within {share:g} of the largest value"
         raise StepFailed(
             f"the {precision} file computes other values on {link.name} than on this host "

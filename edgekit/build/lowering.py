@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekit.backends import Backend
 from edgekit.backends.onnx_export import tool_versions
+from edgekit.build.equality import marked
 from edgekit.build.inputs import Inputs, samples_of
 from edgekit.build.runner import Runner, artifact_from_json, artifact_to_json
 from edgekit.errors import ParityError, StepFailed
@@ -207,7 +208,7 @@ class Lowering:
             "tools": self.backend.tools(),
         }
         result = self.runner.run("quantize", key, work, label=label)
-        made = artifact_from_json(result["artifact"], self.runner.store)
+        made = marked(artifact_from_json(result["artifact"], self.runner.store), scheme)
         return made, made.meta
 
     def verify(

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekit.backends import Backend
 from edgekit.bench import Bench, bench
+from edgekit.build.equality import tolerance_of
 from edgekit.build.lowering import digest_arrays
 from edgekit.build.runner import Runner
 from edgekit.devices.base import Link
@@ -134,7 +135,7 @@ def _one(
 def _compare(backend: Backend, artifact: Artifact, samples: Sequence[Array], done: Bench) -> dict[str, Any]:
     session = backend.session(artifact)
     here = session.run_raw(session.encode(samples))
-    share, relative = backend.tolerance(artifact.precision)
+    share, relative = tolerance_of(backend, artifact)
     worst, within = 0.0, True
     for a, b in zip(here, done.outputs, strict=True):
         wide, other = a.astype(np.float64), b.astype(np.float64)

@@ -10,6 +10,7 @@ import numpy as np
 
 import edgekit
 from edgekit.build.candidate import Candidate
+from edgekit.build.equality import tolerance_of
 from edgekit.recipe import NAME
 from edgekit.store import digest_json, write_atomic
 from edgekit.types import to_json
@@ -24,7 +25,7 @@ def write_candidate(
     from edgekit.report.render import write_report
 
     made, target = candidate.made, candidate.target
-    share, relative = candidate.backend.tolerance(made.final.precision)
+    share, relative = tolerance_of(candidate.backend, made.final)
     scale = max(float(np.abs(o).max(initial=0.0)) for o in made.outputs)
     ranges = [(float(x.min()), float(x.max())) for x in candidate.lowering.samples]
     spec, profile = made.inputs.model.spec, made.inputs.profile

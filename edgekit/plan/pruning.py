@@ -87,10 +87,21 @@ def plan_pruning(
             **_details(settings),
         },
         reason=(
-            f"training data is there; {100 * chosen:g} % of the channels go{_how(settings)}, widths in "
+            f"training data is there; {_share(chosen, settings)} go{_how(settings)}, widths in "
             f"multiples of {profile.constraints.channel_multiple} as the kernels of {profile.id} compute them"
         ),
     )
+
+
+def _share(ratio: float, settings: Mapping[str, Any]) -> str:
+    if ratio:
+        return f"{100 * ratio:g} % of the channels"
+    given = (
+        "the ratio that was set for it"
+        if settings["prune.ratios"]
+        else "as many channels as the search finds"
+    )
+    return f"of each group {given}"
 
 
 def _details(settings: Mapping[str, Any]) -> dict[str, Any]:
