@@ -37,7 +37,7 @@ class Finding:
 
 def examine(store: Store) -> list[Finding]:
     """Look at Python, packages, compilers, emulator and disk. Changes nothing and needs no network."""
-    return [_python(), *_packages(), *_extras(), *_compilers(), *_emulation(), _disk(store)]
+    return [_python(), *_packages(), *_extras(), *_compilers(), *_emulation(), *_clients(), _disk(store)]
 
 
 def _python() -> Finding:
@@ -153,6 +153,13 @@ def _emulation() -> list[Finding]:
         )
     )
     return found
+
+
+def _clients() -> list[Finding]:
+    return [
+        _program(("adb",), "adb", "phones: --device adb:SERIAL", "adb"),
+        _program(("ssh",), "ssh", "boards: --device ssh:HOST", "openssh-client"),
+    ]
 
 
 def _counting() -> Finding:

@@ -68,6 +68,8 @@ def test_each_missing_program_has_the_command_that_mends_it(programs: Callable[.
         ("C compiler", "gcc libc6-dev"),
         ("qemu-aarch64", "qemu-user"),
         ("arm64 C compiler", "gcc-aarch64-linux-gnu"),
+        ("adb", "adb"),
+        ("ssh", "openssh-client"),
     ):
         assert states[name]["state"] == "missing"
         assert states[name]["mend"] == f"apt-get install --no-install-recommends {package}"
@@ -81,6 +83,15 @@ def test_the_text_ends_with_what_mends(programs: Callable[..., None], cli: Cli) 
     lines = said.out.splitlines()
     assert lines[0].split() == ["part", "state", "found", "needed", "for"]
     assert "qemu-aarch64: apt-get install --no-install-recommends qemu-user" in lines
+
+
+def test_the_clients_of_devices(programs: Callable[..., None], cli: Cli, tmp_path: Path) -> None:
+    programs(adb="exit 1", ssh="exit 1")
+    states = found(cli)
+    for name, link in (("adb", "adb:SERIAL"), ("ssh", "ssh:HOST")):
+        assert (states[name]["state"], states[name]["mend"]) == ("ok", "")
+        assert states[name]["detail"] == str(tmp_path / "bin" / name), "it is found, never started"
+        assert not states[name]["required"] and link in states[name]["needed_for"]
 
 
 @pytest.mark.parametrize(
