@@ -120,6 +120,7 @@ def _measurements(
         "celsius": [before.celsius, after.celsius],
         "mhz": [list(before.mhz), list(after.mhz)],
         "throttled": after.throttled,
+        "battery": [before.battery_data, after.battery_data],
     }
 
     def once(metric: str, unit: str, value: float) -> Measurement:

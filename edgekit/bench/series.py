@@ -243,6 +243,7 @@ class _Work:
             "celsius": [before.celsius, after.celsius],
             "mhz": [list(before.mhz), list(after.mhz)],
             "throttled": after.throttled,
+            "battery": [before.battery_data, after.battery_data],
             "cooled_down_s": waited,
         }
 
@@ -312,6 +313,7 @@ class _Watch:
                 "celsius": now.celsius,
                 "mhz": list(now.mhz),
                 "throttled": now.throttled,
+                "battery": now.battery_data,
             }
         )
 

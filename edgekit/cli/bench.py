@@ -318,6 +318,7 @@ def _notes(m: Mapping[str, Any]) -> list[tuple[str, str]]:
         f"governor {detail['governor']}" if detail.get("governor") else "",
         f"{' to '.join(celsius)} °C" if celsius else "",
         "throttled" if detail.get("throttled") else "",
+        _battery_words(detail.get("battery") or [None]),
         f"cooled down for {detail['cooled_down_s']:.0f} s" if detail.get("cooled_down_s") else "",
         f"{detail['power_mw'] / 1000:.2f} W" if detail.get("power_mw") else "",
         f"chosen: {detail['why']}" if detail.get("why") else "",
@@ -326,6 +327,20 @@ def _notes(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     text = ", ".join(part for part in parts if part)
     return [(f"{m['metric']}, threads {m['threads']}", text)] if text else []
+
+
+def _battery_words(before_and_after: Sequence[Mapping[str, Any] | None]) -> str:
+    """What the battery was at the end; nothing of a device that has none."""
+    last = before_and_after[-1]
+    if last is None:
+        return ""
+    charging = {True: "charging", False: "not charging", None: ""}[last["charging"]]
+    figures = (
+        f"{last['percent']:.0f} %" if last["percent"] is not None else "",
+        f"{last['celsius']:.1f} °C" if last["celsius"] is not None else "",
+    )
+    known = [word for word in (*figures, charging) if word]
+    return "battery " + " ".join(known) if known else ""
 
 
 def _print_curve(curve: Sequence[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -44,16 +44,31 @@ class RunResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Battery:
+    """A device's battery; None for what it does not tell. ``charging`` is False when it is full."""
+
+    percent: float | None
+    celsius: float | None
+    charging: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Conditions:
     """What a machine's sensors and clocks say now; None or empty where it does not tell.
 
     ``celsius`` is the hottest zone of its processors, ``throttled`` whether it says that it has slowed
-    itself down, ``mhz`` the present clock of each core.
+    itself down, ``mhz`` the present clock of each core, ``battery`` that of a phone.
     """
 
     celsius: float | None = None
     throttled: bool | None = None
     mhz: tuple[float, ...] = ()
+    battery: Battery | None = None
+
+    @property
+    def battery_data(self) -> dict[str, Any] | None:
+        """The battery as plain JSON data."""
+        return None if self.battery is None else asdict(self.battery)
 
 
 class Workspace(Protocol):

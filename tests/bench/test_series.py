@@ -12,7 +12,7 @@ import pytest
 from edgekit.bench import Series, SeriesPlan, bench_series
 from edgekit.bench.benchmark_model import bench_with_binary
 from edgekit.bench.series import fastest_cores, throttling_curve
-from edgekit.devices import Conditions, RunResult
+from edgekit.devices import Battery, Conditions, RunResult
 from edgekit.devices.fake import FakeLink
 from edgekit.errors import DeviceError, Unsupported, UserError
 from edgekit.store import Store
@@ -143,6 +143,13 @@ def test_it_does_not_wait_for_ever(run: Run) -> None:
     done = run(threads=(1, 2), runs=6, min_seconds=0.0, cool_down_s=20.0, conditions=hot)
     assert sum(run.slept) == 20 and by(done, "latency")[1].detail["cooled_down_s"] == 20
     assert any("still 70.0 °C" in text for text in run.said)
+
+
+def test_the_battery_before_and_after(run: Run) -> None:
+    full = Battery(percent=90.0, celsius=28.0, charging=False)
+    now = [Conditions(battery=full), Conditions(battery=full), Conditions()]
+    (latency,) = by(run(runs=6, min_seconds=0.0, conditions=now), "latency")
+    assert latency.detail["battery"] == [{"percent": 90.0, "celsius": 28.0, "charging": False}, None]
 
 
 def test_no_sensor_no_wait(run: Run) -> None:

@@ -46,11 +46,23 @@ while IFS= read -r line; do [ "${line%%=*}" = "$1" ] && echo "${line#*=}"; done 
 true
 """
 _DUMPSYS = """#!/system/bin/sh
-[ "$1" = thermalservice ] || exit 1
-echo 'Thermal Status: 0
+case $1 in
+thermalservice) echo 'Thermal Status: 0
 Current temperatures from HAL:
 	Temperature{mValue=36.5, mType=0, mName=CPU0, mStatus=0}
-	Temperature{mValue=41.0, mType=2, mName=battery, mStatus=0}'
+	Temperature{mValue=41.0, mType=2, mName=battery, mStatus=0}' ;;
+battery) echo 'Current Battery Service state:
+  AC powered: false
+  USB powered: true
+  status: 2
+  health: 2
+  present: true
+  level: 87
+  scale: 100
+  temperature: 305
+  technology: Li-ion' ;;
+*) exit 1 ;;
+esac
 """
 
 

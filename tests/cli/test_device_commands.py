@@ -86,6 +86,14 @@ def test_several_devices_in_one_command(
     assert failed["link"] == "ssh:pi@127.0.0.1:1" and failed["hint"]
 
 
+def test_the_battery_of_a_phone_is_shown(
+    bundle: Path, make_machine: Callable[[str], Machine], capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = make_machine("adb").spec
+    assert run(["-q", "bench", str(bundle), "--device", spec, "--runs", "6", "--min-seconds", "0"]) == 0
+    assert "battery 87 % 30.5 °C charging" in " ".join(capfd.readouterr().out.split())
+
+
 def test_deploy_to_a_phone(
     bundle: Path, make_machine: Callable[[str], Machine], said: Callable[..., Any]
 ) -> None:

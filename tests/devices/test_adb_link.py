@@ -170,6 +170,7 @@ def test_facts_of_the_phone(link: AdbLink) -> None:
     assert facts["name"] == "edgekit Persona A76"
     assert "dotprod" in facts["isa"]
     assert facts["throttled"] is False
+    assert facts["battery"] == {"percent": 87, "celsius": 30.5, "charging": True}
 
 
 def test_a_phone_has_no_python(link: AdbLink, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edgekit.devices.abilities import abilities
+from edgekit.devices.base import Battery
 from edgekit.devices.detect import draft_profile
 from edgekit.devices.remote.facts import read_conditions, read_facts
 from edgekit.errors import Unsupported
@@ -29,6 +30,22 @@ modem -
 Thermal Status: 2
 Temperature{mValue=47.2, mType=0, mName=CPU0, mStatus=0}
 Temperature{mValue=99.0, mType=3, mName=skin, mStatus=0}
+== battery
+Current Battery Service state:
+  AC powered: false
+  USB powered: true
+  Wireless powered: false
+  Charge counter: 2963000
+  status: 2
+  health: 2
+  present: true
+  level: 85
+  scale: 100
+  voltage: 4215
+  temperature: 281
+  technology: Li-ion
+[EventLogBuffer]
+  level: 72
 == hostname
 localhost
 == cpuinfo
@@ -93,6 +110,37 @@ def test_its_conditions() -> None:
     assert now.celsius == 47.2, "the hottest of the processor's, and no sensor that reads nonsense"
     assert now.throttled is True
     assert now.mhz == (1800, 1800, 2800)
+    assert now.battery == Battery(percent=85, celsius=28.1, charging=True), "not of the log below it"
+
+
+def test_the_battery_is_among_its_facts(phone: dict[str, Any]) -> None:
+    assert phone["battery"] == {"percent": 85, "celsius": 28.1, "charging": True}
+    assert read_facts("", name="ssh:x", arch="aarch64")["battery"] is None
+
+
+@pytest.mark.parametrize(
+    ("said", "battery"),
+    [
+        ("", None),
+        ("Permission Denial: can't dump battery service", None),
+        ("Current Battery Service state:\n  present: false\n  level: 0\n  scale: 100", None),
+        (
+            "Current Battery Service state:\n  (UPDATES STOPPED -- use 'reset' to restart)\n  level: 100\n"
+            "  scale: 100",
+            None,
+        ),
+        (
+            "Current Battery Service state:\n  status: 5\n  level: 50\n  scale: 50\n  temperature: -15",
+            Battery(percent=100, celsius=-1.5, charging=False),
+        ),
+        (
+            "Current Battery Service state:\n  status: 1\n  level: 70\n  temperature: warm",
+            Battery(percent=None, celsius=None, charging=None),
+        ),
+    ],
+)
+def test_a_battery_tells_what_it_tells(said: str, battery: Battery | None) -> None:
+    assert read_conditions(f"== battery\n{said}\n").battery == battery
 
 
 @pytest.mark.parametrize(("word", "throttled"), [("0x0", False), ("0x50000", False), ("0x50005", True)])

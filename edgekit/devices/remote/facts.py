@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekit.devices.base import Conditions
+from edgekit.devices.remote.battery import read_battery
 
 _CPU = "/sys/devices/system/cpu"
 
@@ -31,6 +32,8 @@ part throttled
 command -v vcgencmd >/dev/null 2>&1 && vcgencmd get_throttled 2>/dev/null
 part thermalservice
 command -v dumpsys >/dev/null 2>&1 && dumpsys thermalservice 2>/dev/null
+part battery
+command -v dumpsys >/dev/null 2>&1 && dumpsys battery 2>/dev/null
 true
 """
 
@@ -127,7 +130,12 @@ def read_conditions(text: str) -> Conditions:
     zones = [*_zones(parts.get("thermal", "")), *_android_zones(parts.get("thermalservice", ""))]
     of_cpu = [celsius for zone, celsius in zones if _CPU_ZONE.search(zone)] or [c for _, c in zones]
     clocks = [int(word) / 1000 for word in parts.get("clocks", "").split() if word.isdigit()]
-    return Conditions(celsius=max(of_cpu, default=None), throttled=_throttled(parts), mhz=tuple(clocks))
+    return Conditions(
+        celsius=max(of_cpu, default=None),
+        throttled=_throttled(parts),
+        mhz=tuple(clocks),
+        battery=read_battery(parts.get("battery", "")),
+    )
 
 
 def read_facts(text: str, *, name: str, arch: str) -> dict[str, Any]:
@@ -168,6 +176,7 @@ def read_facts(text: str, *, name: str, arch: str) -> dict[str, Any]:
         "jetson": _first_line(parts.get("nvidia", "")),
         "celsius": now.celsius,
         "throttled": now.throttled,
+        "battery": now.battery_data,
         "programs": sorted({line.strip() for line in parts.get("programs", "").splitlines() if line.strip()}),
         "emulated": False,
     }
