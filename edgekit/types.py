@@ -187,7 +187,7 @@ class DeviceCommand:
     ``argv[0]`` and any argument equal to a key of ``files`` are names relative to the run's own
     directory on the device. ``outputs`` are files that the link brings back. With ``python`` the
     program argv[0] is a Python file, run by the Python of the device, which must have those packages
-    ("torch==2.9.1", "onnxruntime>=1.20").
+    ("torch==2.9.1", "onnxruntime>=1.20"; one of two: "ai-edge-litert | tflite-runtime").
     """
 
     argv: tuple[str, ...]
@@ -197,6 +197,8 @@ class DeviceCommand:
     env: Mapping[str, str] = field(default_factory=dict)
     cpus: tuple[int, ...] = ()
     """Cores that the program may use; all when empty."""
+    fallback: str = ""
+    """Why this is not edgekit's own runner, where there could be one; empty for what is no fallback."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,8 +163,9 @@ class _Work:
             p90=None,
             ci95=None,
         )
+        runner = {k: v for k, v in first.detail.items() if k == "python"}
         others = [m for m in done.measurements if m.metric != "latency"]
-        return done, [replace(latency, detail=detail), replace(first_run, detail={}), *others]
+        return done, [replace(latency, detail=detail), replace(first_run, detail=runner), *others]
 
     def _sustained(self, threads: int, pace_ms: float, seconds: float, waited: float) -> Measurement:
         """A run of so many seconds at the pace of before, with the device's conditions beside it."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit.backends import Backend
 from edgekit.devices.base import Link, RunResult
-from edgekit.errors import DeviceError
+from edgekit.errors import DeviceError, MissingDependency
 from edgekit.measure.statistics import summarize
 from edgekit.store import Store
 from edgekit.types import Artifact, Measurement, RunProtocol
@@ -24,6 +24,8 @@ TIMEOUT_S = 900.0
 _CLOCK_ERROR = 1.05
 """No two clocks of working machines differ by more."""
 _BYTES_PER_KB = 1024
+_FALLBACK = "fallback"
+"""Where a report tells that a Python of the device ran the file in place of edgekit's own runner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,8 @@ def bench(
     On the emulator: instructions per inference in total and by class, with ``caches`` modelled misses,
     memory; the latency is None there. Elsewhere: latency with median, p90 and the interval of the median
     over ``protocol.runs``, on the cores ``cpus`` (all when empty). ``facts`` are the link's, where they are
-    known already.
+    known already. Where a Python of the device ran the file because there is no runner of edgekit for it,
+    ``detail`` has "python": {"runtime", "because"}.
 
     With ``per_op`` the first measurement's ``detail`` has "ops", one {"name", "op", "instructions"} or
     {"name", "op", "us"} per operator of one inference, in execution order. They come from a run of their
@@ -87,7 +90,7 @@ def bench(
         check_times(report, result.seconds, link.name)
         found = _times(report, ops, common)
     memory = float(report["peak_rss_kb"]) * _BYTES_PER_KB
-    note = {"includes": "the emulator itself"} if emulated else {}
+    note = {"includes": "the emulator itself"} if emulated else dict(report.get(_FALLBACK, {}))
     found.append(
         Measurement(
             metric="peak_memory", unit="bytes", median=memory, samples=(memory,), n=1, detail=note, **common
@@ -128,13 +131,23 @@ class _Work:
             )
             if self.cpus:
                 command = replace(command, cpus=self.cpus)
-            result = self.link.run(
-                command, timeout_s=self.timeout_s, count=count, caches=caches, per_op=per_op and count
-            )
+            try:
+                result = self.link.run(
+                    command, timeout_s=self.timeout_s, count=count, caches=caches, per_op=per_op and count
+                )
+            except MissingDependency as exc:
+                if not command.fallback:
+                    raise
+                raise MissingDependency(
+                    f"{exc}; edgekit's own runner is not there either: {command.fallback}", hint=exc.hint
+                ) from exc
         if result.returncode != 0:
             last = next((x for x in reversed(result.stderr.splitlines()) if x.strip()), "no message")
             raise DeviceError(f"the {self.artifact.format} file does not run on {self.link.name}: {last}")
-        return result, self.backend.parse(result.stdout, result.outputs)
+        report = dict(self.backend.parse(result.stdout, result.outputs))
+        if command.fallback:
+            report[_FALLBACK] = {"python": {"runtime": report["runtime"], "because": command.fallback}}
+        return result, report
 
     def by_operator(self, protocol: RunProtocol, *, emulated: bool) -> list[dict[str, Any]]:
         """The runtime's own profile of one inference; on the emulator its microseconds are instructions."""
@@ -175,6 +188,7 @@ def _times(
     times = tuple(float(t) for t in report["runs_ms"])
     s = summarize(times)
     load = float(report["load_ms"])
+    note = dict(report.get(_FALLBACK, {}))
     return [
         Measurement(
             metric="latency",
@@ -184,10 +198,10 @@ def _times(
             p90=s.p90,
             ci95=s.ci95,
             n=s.n,
-            detail={} if ops is None else {"ops": ops},
+            detail=note if ops is None else {"ops": ops, **note},
             **common,
         ),
-        Measurement(metric="load_time", unit="ms", median=load, samples=(load,), n=1, **common),
+        Measurement(metric="load_time", unit="ms", median=load, samples=(load,), n=1, detail=note, **common),
     ]
 
 

@@ -312,7 +312,9 @@ def _notes(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     detail = m["detail"]
     celsius = [f"{c:.1f}" for c in detail.get("celsius", ()) if c is not None]
     runtime = detail["runtime"] if detail.get("via") == "app" else None
+    python = detail.get("python")
     parts = [
+        f"by the device's Python, {python['runtime']}: {python['because']}" if python else "",
         f"{runtime['name']} {runtime['version']} on {detail['delegate']}" if runtime else "",
         f"cores {','.join(map(str, detail['cores']))}" if detail.get("cores") else "",
         f"governor {detail['governor']}" if detail.get("governor") else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import re
 import shutil
@@ -170,18 +171,32 @@ class Link(Protocol):
 
 def check_packages(requirements: Sequence[str], where: str) -> None:
     """Raise MissingDependency unless this Python has ``requirements``: "torch>=2.8", without markers."""
-    for requirement in map(Requirement, requirements):
-        try:
-            found = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError as exc:
-            raise MissingDependency(
-                f"{where} has no Python package {requirement.name}", hint=f"pip install '{requirement}'"
-            ) from exc
-        if not requirement.specifier.contains(found, prereleases=True):
-            raise MissingDependency(
-                f"{where} has {requirement.name} {found}, but the file needs {requirement}",
-                hint=f"pip install '{requirement}'",
-            )
+    found: dict[str, str] = {}
+    for name in (r.name for choice in choices(requirements) for r in choice):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    unmet = first_unmet(requirements, found)
+    if unmet is not None:
+        has, install = unmet
+        raise MissingDependency(f"{where} {has}", hint=f"pip install '{install}'")
+
+
+def choices(requirements: Sequence[str]) -> list[list[Requirement]]:
+    """The packages of which one each is needed: "ai-edge-litert | tflite-runtime" is a choice of two."""
+    return [[Requirement(part) for part in text.split("|")] for text in requirements]
+
+
+def first_unmet(requirements: Sequence[str], found: Mapping[str, str]) -> tuple[str, str] | None:
+    """What a Python with the packages ``found`` (versions by name) has instead of the first of the
+    ``requirements`` that it does not meet ("has torch 2.1, but ..."), and what to install; None for none."""
+    for choice in choices(requirements):
+        if any(r.name in found and r.specifier.contains(found[r.name], prereleases=True) for r in choice):
+            continue
+        has = [f"{r.name} {found[r.name]}" for r in choice if r.name in found]
+        lacks = "no Python package " + " or ".join(r.name for r in choice)
+        needs = " or ".join(map(str, choice))
+        return f"has {' and '.join(has) or lacks}, but the file needs {needs}", str(choice[0])
+    return None
 
 
 def check_names(names: Iterable[str]) -> None:

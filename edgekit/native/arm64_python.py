@@ -48,6 +48,9 @@ _PINS = {
 as it would evaluate the markers of dependencies for this host, and fetch what only x86 needs."""
 
 _PLATFORM = "manylinux_2_28_aarch64"
+_OLDER_PLATFORM = "manylinux_2_27_aarch64"
+"""What runs there too, but pip takes only what it is told: ai-edge-litert's wheels have this tag."""
+
 _SECONDS = 1200
 _APT_SOURCES = (
     Path("/etc/apt/sources.list.d/debian.sources"),
@@ -70,13 +73,14 @@ class Arm64Python:
 
 
 def arm64_python(requirements: Sequence[str], store: Store) -> Arm64Python:
-    """An arm64 Python that has the packages of ``requirements`` ("torch>=2.8,<2.10") and what they need.
+    """An arm64 Python that has the packages of ``requirements`` ("torch>=2.8,<2.10") and what they need; of a
+    choice ("ai-edge-litert | tflite-runtime") the first.
 
     Downloaded once and kept in the store. Raises MissingDependency when that cannot be done here, UserError
     for an interpreter named by EDGEKIT_ARM64_PYTHON that is none.
     """
     root, program, version = _interpreter(store)
-    pins = _closure(requirements)
+    pins = _closure([text.partition("|")[0].strip() for text in requirements])
     key = {"arm64_packages": pins, "python": version, "platform": _PLATFORM, "unused": list(_UNUSED)}
     packages = cached_folder(store, key, ("packages.txt",), lambda folder: _install(pins, version, folder))
     libraries = ("usr/lib/aarch64-linux-gnu", "lib/aarch64-linux-gnu", "lib")
@@ -168,7 +172,8 @@ def _closure(requirements: Sequence[str]) -> list[str]:
 def _install(pins: Sequence[str], version: str, folder: Path) -> None:
     command = [
         *("-m", "pip", "install", "--no-deps", "--only-binary=:all:", "--no-compile"),
-        *("--platform", _PLATFORM, "--python-version", version, "--implementation", "cp"),
+        *("--platform", _PLATFORM, "--platform", _OLDER_PLATFORM),
+        *("--python-version", version, "--implementation", "cp"),
     ]
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--target", str(folder)]
     _run([sys.executable, *command, *quiet, *pins], f"packages for arm64 ({', '.join(pins)})")

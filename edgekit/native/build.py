@@ -96,6 +96,15 @@ def run_marks(store: Store) -> Path:
     )
 
 
+def why_no_compiler(arch: str) -> str:
+    """Why C programs for a machine cannot be compiled here, with what to do; empty when they can."""
+    try:
+        _compiler(arch)
+    except (Unsupported, MissingDependency) as exc:
+        return f"{exc}; {exc.hint}"
+    return ""
+
+
 def _compiler(arch: str) -> Compiler:
     """The C compiler for a machine. For arm64 also the one of the Python package ziglang, if that is all."""
     if arch == "aarch64" != platform.machine() and shutil.which(_CROSS_C) is None:

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgekit.errors import MissingDependency
+from edgekit.errors import MissingDependency, Unsupported
 from edgekit.native.arm64_wheel import Arm64Wheel
 from edgekit.native.build import compile_program, cxx_compiler
 from edgekit.store import Store
@@ -40,6 +40,11 @@ def executorch_runtime(arch: str, store: Store) -> Mapping[str, Path]:
     Raises Unsupported for another machine, MissingDependency without a compiler, executorch or its wheel,
     UserError for a wheel that does not fit, StepFailed when the compiler refuses the source.
     """
+    if arch not in ("aarch64", platform.machine()):
+        raise Unsupported(
+            f"there is no ExecuTorch runtime for {arch}",
+            hint="boards with a 32-bit system run .tflite files, by their Python; see docs/devices.md",
+        )
     installed = _installed()
     folder = _libraries(arch, installed, store)
     include = installed / "include"

@@ -7,10 +7,8 @@
     -n N     measured runs (default 5)
     -t N     threads of the runtime (default 1)
     -p       switch the runtime's profiler on and list its operators
-    -s SPEC  dtype and shape of an input, "float32:1x3x32x32"; once per input. Needed only for TorchScript
-             files that hold no edgekit.json, which says the same.
-    -i IN    raw bytes of an input; once per input, in the file's order. Without any -i the inputs are filled
-             with a fixed pseudo-random sequence.
+    -s SPEC  dtype and shape of an input, "float32:1x3x32x32"; for a TorchScript file without edgekit.json
+    -i IN    raw bytes of an input; once per input, in the file's order. Without any -i pseudo-random ones.
     -o OUT   where to write the raw bytes of an output; once per output, or not at all
 
 Command line, report and exit codes are those of litert_run.c. Standard output is one JSON object:
@@ -447,13 +445,15 @@ def measure(model: Any, arguments: Arguments) -> tuple[list[float], Any]:
     return times, outputs
 
 
+KINDS: dict[str, Any] = {".onnx": OnnxModel, ".pt": TorchModel}  # programs beside this one put theirs here
+
+
 def run(argv: Sequence[str]) -> None:
     """The whole program. Raises Refused."""
     arguments = Arguments(argv)
-    kinds = {".onnx": OnnxModel, ".pt": TorchModel}
-    kind = kinds.get(arguments.model.suffix)
+    kind = KINDS.get(arguments.model.suffix)
     if kind is None:
-        raise Refused(EXIT_USAGE, f"MODEL must end in .onnx or .pt, not '{arguments.model.name}'")
+        raise Refused(EXIT_USAGE, f"MODEL must end in {' or '.join(KINDS)}, not '{arguments.model.name}'")
     if not os.access(arguments.model, os.R_OK):
         raise Refused(EXIT_INPUT, f"cannot read model {arguments.model}")
     model: Any = kind(arguments)

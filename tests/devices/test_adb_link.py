@@ -178,5 +178,6 @@ def test_a_phone_has_no_python(link: AdbLink, tmp_path: Path) -> None:
 
     (tmp_path / "p.py").write_text("print(1)")
     command = DeviceCommand(argv=("p.py",), files={"p.py": tmp_path / "p.py"}, python=("numpy",))
-    with pytest.raises(MissingDependency, match="has no Python"):
+    with pytest.raises(MissingDependency, match="has no Python") as caught:
         link.run(command, timeout_s=20)
+    assert "gcc-aarch64-linux-gnu" in (caught.value.hint or ""), "no advice to install python3 on a phone"

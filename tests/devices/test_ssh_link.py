@@ -136,7 +136,7 @@ def test_programs_in_python_run_in_the_devices_python(
     assert done.stdout == '["it\'s $(id)"]\n' and done.outputs == {"out": b"\0\1\2"}
     with pytest.raises(MissingDependency, match=r"has numpy .* but the file needs numpy>=99"):
         link.run(command("numpy>=99"), timeout_s=60)
-    with pytest.raises(MissingDependency, match="has no no-such-package"):
+    with pytest.raises(MissingDependency, match="has no Python package no-such-package"):
         link.run(command("no-such-package"), timeout_s=60)
     monkeypatch.setenv("EDGEKIT_DEVICE_PYTHON", "/no/such/python")
     with pytest.raises(MissingDependency, match="no Python that runs as /no/such/python"):

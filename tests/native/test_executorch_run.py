@@ -110,6 +110,9 @@ def test_an_emulated_board_computes_what_the_host_does(
 def test_other_machines_are_unsupported(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="riscv64"):
         executorch_runtime("riscv64", Store(tmp_path))
+    with pytest.raises(Unsupported, match="no ExecuTorch runtime for armv7l") as caught:
+        executorch_runtime("armv7l", Store(tmp_path))
+    assert "run .tflite files, by their Python" in (caught.value.hint or "")
 
 
 @pytest.mark.skipif(HOST == "aarch64", reason="the wheel is for other hosts")

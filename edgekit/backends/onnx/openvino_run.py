@@ -58,5 +58,5 @@ class OpenVinoModel:
 
 
 if __name__ == "__main__":
-    python_run.OnnxModel = OpenVinoModel
+    python_run.KINDS[".onnx"] = OpenVinoModel
     python_run.main()

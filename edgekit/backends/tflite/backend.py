@@ -15,6 +15,7 @@ from edgekit.backends.tflite import (
     flatbuffer,
     preflight,
     rules,
+    running,
 )
 from edgekit.backends.tflite import signature as signatures
 from edgekit.backends.tflite.session import TFLiteSession
@@ -162,12 +163,10 @@ class TFLiteBackend:
         return {}
 
     def runtime_files(self, arch: str, store: Store) -> Mapping[str, Path]:
-        from edgekit.native.build import litert_runtime
-
-        return litert_runtime(arch, store)
+        return running.runtime_files(arch, store)
 
     def device_python(self, arch: str, delegate: str) -> tuple[str, ...]:
-        return ()
+        return running.packages(arch) if running.why_python(arch) else ()
 
     def device_command(
         self,
@@ -180,17 +179,27 @@ class TFLiteBackend:
         store: Store,
         scratch: Path,
     ) -> DeviceCommand:
+        fallback = running.why_python(arch)
+        if fallback and per_op:
+            running.refuse_profile(fallback)
         files: dict[str, Path] = dict(self.runtime_files(arch, store))
         files["model.tflite"] = artifact.path
         files |= runner_io.write_inputs(inputs, scratch)
-        argv = ["litert_run", *runner_io.options(protocol, per_op=per_op)]
+        runner = running.PYTHON_RUNNER if fallback else running.RUNNER
+        argv = [runner, *runner_io.options(protocol, per_op=per_op)]
         graph = flatbuffer.read_graph(artifact.path)
         for i in _places(artifact.inputs, graph, graph.inputs):
             argv += ["-i", f"in{i}.bin"]
         for i in _places(artifact.outputs, graph, graph.outputs):
             argv += ["-o", f"out{i}.bin"]
         outputs = runner_io.output_names(artifact.outputs)
-        return DeviceCommand(argv=(*argv, "model.tflite"), files=files, outputs=outputs)
+        return DeviceCommand(
+            argv=(*argv, "model.tflite"),
+            files=files,
+            outputs=outputs,
+            python=running.packages(arch) if fallback else (),
+            fallback=fallback,
+        )
 
     def parse(self, stdout: str, outputs: Mapping[str, bytes] | None = None) -> Mapping[str, Any]:
         report = runner_io.last_report(stdout, "LiteRT")

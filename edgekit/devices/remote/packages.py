@@ -7,8 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
-
+from edgekit.devices.base import choices, first_unmet
 from edgekit.devices.remote.script import run_script
 from edgekit.errors import MissingDependency
 
@@ -44,22 +43,28 @@ def device_packages(transport: Transport, names: Sequence[str]) -> dict[str, str
 
 
 def check_device_packages(transport: Transport, requirements: Sequence[str]) -> str:
-    """The Python there, which has ``requirements`` ("torch>=2.8"). Raises MissingDependency when not."""
-    wanted = [Requirement(text) for text in requirements]
-    found = device_packages(transport, [r.name for r in wanted])
+    """The Python there, which has ``requirements`` ("torch>=2.8", see :func:`edgekit.devices.base.choices`).
+
+    Raises MissingDependency when not."""
+    found = device_packages(transport, [r.name for choice in choices(requirements) for r in choice])
     where = transport.name
+    if found is None and transport.self_contained:
+        raise MissingDependency(
+            f"{where} has no Python that runs as {device_python()}",
+            hint="phones run .tflite and .pte files, by edgekit's own runner for 64-bit Arm; for it install "
+            "here: apt-get install --no-install-recommends gcc-aarch64-linux-gnu g++-aarch64-linux-gnu",
+        )
     if found is None:
         raise MissingDependency(
             f"{where} has no Python that runs as {device_python()}",
             hint=f"install python3 there, or name it with {PYTHON_VARIABLE}",
         )
-    for requirement in wanted:
-        version = found.get(requirement.name)
-        if version is None or not requirement.specifier.contains(version, prereleases=True):
-            has = f"has {requirement.name} {version}" if version else f"has no {requirement.name}"
-            raise MissingDependency(
-                f"the Python of {where} {has}, but the file needs {requirement}",
-                hint=f"there: {device_python()} -m pip install '{requirement}'; "
-                f"a Python of a virtual environment is named with {PYTHON_VARIABLE}",
-            )
+    unmet = first_unmet(requirements, found)
+    if unmet is not None:
+        has, install = unmet
+        raise MissingDependency(
+            f"the Python of {where} {has}",
+            hint=f"there: {device_python()} -m pip install '{install}'; "
+            f"a Python of a virtual environment is named with {PYTHON_VARIABLE}",
+        )
     return device_python()
