@@ -27,12 +27,16 @@ _ONCE = RunProtocol(warmup=0, runs=1, threads=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Deployed:
-    """What came of it. ``kept`` is the bundle's folder on the device, None when nothing was left there."""
+    """What came of it. ``kept`` is the bundle's folder on the device, None when nothing was left there.
+
+    ``stand_in`` is the program that answered there in place of a runtime, when it says that it is none.
+    """
 
     files: int
     bytes: int
     results: tuple[SampleResult, ...]
     kept: str | None
+    stand_in: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -76,11 +80,12 @@ def deploy(
             hint="the bundle's folder is on this machine already; leave --keep out",
         )
     files = bundle_files(manifest.root)
+    stand_in = None
     with link.workspace() as space:
         space.push({f"{_FOLDER}/{name}": path for name, path in files.items()})
         if SCRIPT in files:
             engines = run_scripts(space, _FOLDER, link, store=store)
-            results = _engine_results(engines)
+            results, stand_in = _engine_results(engines), engines.stand_in
         else:
             results = verify_bundle(manifest, infer_on(link, backend, artifact, store))
         kept = None
@@ -88,7 +93,7 @@ def deploy(
             name = f"{manifest.name}-{manifest.profile}"
             kept = link.keep(space, _FOLDER, name)  # type: ignore[attr-defined]
     total = sum(path.stat().st_size for path in files.values())
-    return Deployed(files=len(files), bytes=total, results=results, kept=kept)
+    return Deployed(files=len(files), bytes=total, results=results, kept=kept, stand_in=stand_in)
 
 
 def _engine_results(engines: Engines) -> tuple[SampleResult, ...]:

@@ -22,7 +22,8 @@ int8 weights, "int8" both in int8; "fp16" halves the weights, and the arithmetic
 Calibration = Literal["auto", "all", "minmax", "moving_average", "percentile", "mse", "entropy"]
 """How activation ranges are chosen: "auto" measures two methods, "all" every one, and keeps the best."""
 Task = Literal["classification", "generic"]
-MeasurementSource = Literal["device", "emulator", "host", "estimate"]
+MeasurementSource = Literal["device", "emulator", "host", "estimate", "stand-in"]
+"""What a figure is worth. "stand-in": a program that says that it only plays the runtime printed it."""
 Comparison = Literal[">=", "<="]
 
 

@@ -24,10 +24,14 @@ _BENCH_S = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Engines:
-    """What the scripts found: ``chosen`` is chosen.json, ``files`` results by their paths in the bundle."""
+    """What the scripts found: ``chosen`` is chosen.json, ``files`` results by their paths in the bundle.
+
+    ``stand_in`` is the program that answered in place of trtexec, None where that was trtexec itself.
+    """
 
     chosen: Mapping[str, Any]
     files: Mapping[str, bytes]
+    stand_in: str | None
 
 
 def run_scripts(
@@ -55,12 +59,16 @@ def run_scripts(
         )
     files = {}
     for row in chosen["engines"]:
-        for name in ("times.json", "profile.json", "golden.json", "tegrastats.log"):
+        for name in ("times.json", "trtexec.log", "profile.json", "golden.json", "tegrastats.log"):
             path = f"results/{row['name']}/{name}"
             found = _pull(space, f"{folder}/{path}", store)
             if found is not None:
                 files[path] = found
-    return Engines(chosen=chosen, files=files)
+    log = files.get(f"results/{chosen['chosen']}/trtexec.log")
+    if log is None:
+        raise DeviceError(f"bench.sh on {link.name} left no log of trtexec", hint="run it again")
+    stand_in = trtexec.stand_in(log.decode(errors="replace"))
+    return Engines(chosen=chosen, files=files, stand_in=stand_in)
 
 
 def bench_jetson(
@@ -71,6 +79,8 @@ def bench_jetson(
 
     ``detail`` has the engine, why it was chosen, the parts of the time, layers, what tegrastats showed, and
     the engines that were left out with their reasons. ``files`` are the bundle's, by their names in it.
+    The source is "stand-in" when no trtexec answered but a program that says that it stands in for it;
+    ``detail`` has its path as "stand_in" then.
     """
     with link.workspace() as space:
         facts = link.facts()
@@ -113,6 +123,8 @@ def _latency(
         **{key: chosen.get(key) for key in ("tensorrt", "max_clocks", "power_mode", "cuda_graph")},
         **_board(text("tegrastats.log")),
     }
+    if engines.stand_in is not None:
+        detail["stand_in"] = engines.stand_in
     if "ops" in report:
         detail["ops"] = report["ops"]
     if is_chosen:
@@ -121,7 +133,7 @@ def _latency(
     return Measurement(
         metric="latency",
         unit="ms",
-        source=link.source,
+        source=link.source if engines.stand_in is None else "stand-in",
         subject="final" if is_chosen else f"engine {name}",
         median=s.median,
         samples=tuple(report["runs_ms"]),

@@ -323,6 +323,7 @@ def _notes(m: Mapping[str, Any]) -> list[tuple[str, str]]:
         _battery_words(detail.get("battery") or [None]),
         f"cooled down for {detail['cooled_down_s']:.0f} s" if detail.get("cooled_down_s") else "",
         f"{detail['power_mw'] / 1000:.2f} W" if detail.get("power_mw") else "",
+        f"no TensorRT was run: {detail['stand_in']} answered" if detail.get("stand_in") else "",
         f"chosen: {detail['why']}" if detail.get("why") else "",
         *(f"{name} is out: {reason}" for name, reason in detail.get("left_out", {}).items()),
         f"{detail['slowdown']:.2f} times as slow at the end" if "slowdown" in detail else "",

@@ -44,12 +44,15 @@ def deploy(bundle: Path, device: str, profile: str | None, keep: bool, as_json: 
                 "bytes": done.bytes,
                 "passed": done.passed,
                 "kept": done.kept,
+                "stand_in": done.stand_in,
                 "samples": results_data(done.results),
             }
         )
     else:
         print_rows([("pushed", f"{done.files} files, {done.bytes / 1e6:.2f} MB, hashes equal")])
         sample_rows(done.results)
+        if done.stand_in:
+            print_rows([("no TensorRT was run", f"{done.stand_in} answered")])
         print_rows([("on the device", done.kept or "nothing left")])
     if not done.passed:
         failed = sum(not r.passed for r in done.results)

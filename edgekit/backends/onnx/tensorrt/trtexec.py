@@ -225,6 +225,15 @@ def runner_report(
     return report
 
 
+def stand_in(log: str) -> str | None:
+    """The program that printed a log of trtexec when it is none but stands in for it; None for trtexec.
+
+    It tells so itself, by a line ``&&&& STAND-IN PATH``, which trtexec never prints.
+    """
+    found = re.search(r"^&&&& STAND-IN (.+?)\s*$", log, re.MULTILINE)
+    return found[1] if found else None
+
+
 def read_chosen(text: str) -> Mapping[str, Any]:
     """chosen.json as bench.sh wrote it on the device. Raises DeviceError for anything else."""
     try:

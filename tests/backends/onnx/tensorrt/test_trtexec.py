@@ -147,6 +147,15 @@ def test_failed_log() -> None:
         log.summary("latency_ms")
 
 
+def test_who_printed_a_log() -> None:
+    log = sample("trtexec_stdout_trt11.txt")
+    assert trtexec.stand_in(log) is None
+    first, rest = log.split("\n", 1)
+    assert trtexec.stand_in(f"{first}\n&&&& STAND-IN /a b/fake.py\n{rest}") == "/a b/fake.py"
+    named = first.replace("--", "--onnx=/x/&&&& STAND-IN /y ", 1)
+    assert named != first and trtexec.stand_in(f"{named}\n{rest}") is None, "a name of a file is no such line"
+
+
 def test_a_build_has_no_summary() -> None:
     text = "&&&& PASSED TensorRT.trtexec [TensorRT v8205] # trtexec --buildOnly\n"
     log = trtexec.parse_log(text)
@@ -233,6 +242,7 @@ def test_real_logs(
     (path,) = real.glob(name)
     log = trtexec.parse_log(path.read_text())
     assert (log.version, log.passed, len(log.warnings)) == (version, True, warnings)
+    assert trtexec.stand_in(path.read_text()) is None
     assert log.summary("latency_ms").median == median
     assert log.summary("latency_ms").percentiles == percentiles
     assert log.summary("compute_ms").median < median
