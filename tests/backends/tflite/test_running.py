@@ -56,8 +56,9 @@ def host_with_arch(store: Any, arch: str) -> LocalLink:
 
 
 def test_a_32_bit_machine_gives_the_same_figures_and_outputs(
-    measure: Callable[..., Bench], tiny: Any
+    measure: Callable[..., Bench], tiny: Any, require_tools: Callable[..., None]
 ) -> None:
+    require_tools("cc")
     own = measure()
     done = measure(host_with_arch(tiny.store, "armv7l"))
     assert [np.array_equal(a, b) for a, b in zip(own.outputs, done.outputs, strict=True)] == [True]
