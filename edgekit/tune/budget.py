@@ -198,8 +198,9 @@ class _Search:
         return None
 
     def _base(self) -> Point:
-        """The best so far of the files that are all int8."""
-        whole = [p for p in self.points if not p.trial.kept and p.trial.rung != "wider"]
+        """The best so far of the files with no more layers in float32 than the user keeps there."""
+        kept = self._start.trial.kept
+        whole = [p for p in self.points if p.trial.kept == kept and p.trial.rung != "wider"]
         return max(whole, key=lambda p: p.quality)
 
     def _try(self, trial: Trial) -> Point | None:
