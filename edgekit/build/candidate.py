@@ -17,7 +17,7 @@ from edgekit.build.measuring import measure
 from edgekit.build.reporting import Made
 from edgekit.build.runner import Runner
 from edgekit.devices.base import Link
-from edgekit.errors import EdgekitError, StepFailed
+from edgekit.errors import EdgekitError, StepFailed, Unsupported
 from edgekit.measure.estimate import estimate_latency
 from edgekit.plan.gates import gates_for
 from edgekit.tune import Trial
@@ -111,7 +111,14 @@ def lower(
 
     step = plan.step("quantize")
     if step is not None and step.config.get("form") == "equalized":
-        float_file = equalized() or float_file
+        even = equalized()
+        if even is None:
+            raise Unsupported(
+                "quantize.form=equalized was set, but no two layers were found between which channels can be "
+                "brought to like ranges",
+                hint="leave it away; models that torch.export does not take, TorchScript among them, have none",
+            )
+        float_file = even
     found = _in_scheme(lowering, float_file, compressed.scheme(plan.scheme), target)
     lowering.check_parity_on_all(changed, found.float_outputs)
     # Trained ranges belong to the channels that training has seen.

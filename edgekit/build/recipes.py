@@ -18,6 +18,7 @@ def recipe_of(candidate: Candidate, profile: str, request: Request, seed: int) -
         settings |= {
             "quantize.precision": scheme.precision,
             "quantize.calibration": scheme.calibration,
+            "quantize.io": scheme.io,
             "quantize.keep": [u for u, p in scheme.overrides.items() if p == "float32"],
             "quantize.form": next(p["form"] for p in made.search["points"] if p["chosen"]),
             "search.rungs": [],

@@ -115,6 +115,15 @@ def test_a_precision_that_was_set_stays(searched: Any) -> None:
     assert "candidate" in built.report["search"]["reason"]
 
 
+def test_a_wider_file_with_float_inputs_has_a_recipe_that_can_be_built(searched: Any) -> None:
+    settings = {"gate.min_sqnr": searched.wanted, "search.rungs": ("wider",), "quantize.io": "int8"}
+    built = searched.run("wider", **settings)
+    (chosen,) = (p for p in points(built) if p["chosen"])
+    found = load_recipe(built.folder / "recipe.toml").settings
+    assert chosen["rung"] == "wider" and found["quantize.precision"] == chosen["precision"]
+    assert found["quantize.io"] == "float", "int8 inputs need int8 precision"
+
+
 def test_every_build_writes_a_recipe(tiny_build: Any) -> None:
     data = tomllib.loads((tiny_build.built.folder / "recipe.toml").read_text())
     assert data["profile"] == "pi4" and data["target"] == "tflite/xnnpack" and data["seed"] == 0
