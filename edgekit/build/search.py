@@ -106,8 +106,10 @@ class BudgetSearch:
         return step is None or str(step.config["device"]).startswith("emulator")
 
     def _cost(self, made: Artifact) -> float | None:
-        rows = [to_json(u) for u in self.lowering.backend.units(made)]
-        found = estimate_latency(self.lowering.inputs.profile, self.target, rows)
+        backend = self.lowering.backend
+        rows = [to_json(u) for u in backend.units(made)]
+        covered = [to_json(c) for c in backend.coverage(made, self.target)]
+        found = estimate_latency(self.lowering.inputs.profile, self.target, rows, coverage=covered)
         return None if found is None else found.ms
 
     def _ranking(self, trial: Trial) -> Sequence[Ranked]:

@@ -39,7 +39,7 @@ def verdict_of(made: Made, backend: Backend, target: Target) -> dict[str, Any] |
     if before is not None and after is not None:
         found = compare(before, after)
         pays = {"faster": "yes", "slower": "no", "measure": "measure"}[found.verdict]
-        extra = "" if counted is None else f"; {counted:.2f} times fewer instructions on the emulated core"
+        extra = "" if counted is None else f"; float32 needs {counted:.2f} times its instructions, emulated"
         return _told(precision, pays, "estimated latency", found.ratio, f"{found.reason}{extra}; {loss}")
     if counted is None:
         return None
@@ -51,7 +51,7 @@ def verdict_of(made: Made, backend: Backend, target: Target) -> dict[str, Any] |
 def _told(precision: str, pays: str, basis: str, ratio: float, reason: str) -> dict[str, Any]:
     words = {
         "yes": f"{precision} pays here",
-        "no": f"{precision} does not pay here: it is smaller, not faster",
+        "no": f"{precision} does not pay here: it is no faster",
         "measure": f"whether {precision} pays here has to be measured on the device",
     }
     return {
@@ -64,9 +64,13 @@ def _told(precision: str, pays: str, basis: str, ratio: float, reason: str) -> d
 
 
 def _loss(made: Made) -> str:
-    smaller = f"{made.float_file.bytes / made.final.bytes:.2f} times smaller"
+    ratio = made.float_file.bytes / made.final.bytes
+    size = f"{ratio:.2f} times smaller" if ratio >= 1 else f"{1 / ratio:.2f} times larger"
     accuracy: Mapping[str, Any] | None = made.scores["accuracy"]
-    return smaller if accuracy is None else f"{smaller}, {accuracy['drop']:.2f} points lost"
+    if accuracy is None:
+        return size
+    drop = accuracy["drop"]
+    return f"{size}, {abs(drop):.2f} points {'gained' if drop < 0 else 'lost'}"
 
 
 def _ratio(made: Made, metric: str) -> float | None:

@@ -15,7 +15,8 @@ def made(
     *,
     precision: str = "int8",
     changed: bool = False,
-    drop: float | None = 0.25,
+    drop: float = 0.25,
+    size: int = 1000,
     **medians: tuple[float, float],
 ) -> Any:
     """As much of a Made as a verdict looks at; ``medians`` are (float32, file) by metric."""
@@ -25,11 +26,11 @@ def made(
         for subject, value in zip(("baseline", "final"), pair, strict=True)
     ]
     return SimpleNamespace(
-        final=SimpleNamespace(precision=precision, bytes=1000),
+        final=SimpleNamespace(precision=precision, bytes=size),
         float_file=SimpleNamespace(bytes=3500),
         compressed=SimpleNamespace(changed=changed),
         measurements=found,
-        scores={"accuracy": {"drop": 0.25}},
+        scores={"accuracy": {"drop": drop}},
         inputs=SimpleNamespace(profile=None),
     )
 
@@ -59,6 +60,12 @@ def test_instructions_alone_never_say_faster(without_estimate: None) -> None:
 def test_counts_of_an_unpruned_original_prove_nothing(without_estimate: None) -> None:
     pruned = made(instructions=(4e6, 1e6), changed=True)
     assert verdicts.verdict_of(pruned, None, None) is None  # type: ignore[arg-type]
+
+
+def test_a_larger_file_is_not_called_smaller() -> None:
+    found = verdicts.verdict_of(made(size=7000, drop=-0.5, latency=(10.0, 20.0)), None, None)  # type: ignore[arg-type]
+    assert found is not None and "smaller" not in found["reason"]
+    assert "2.00 times larger, 0.50 points gained" in found["reason"]
 
 
 def test_float32_has_no_verdict() -> None:
