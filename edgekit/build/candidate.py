@@ -114,8 +114,8 @@ def lower(
         even = equalized()
         if even is None:
             raise Unsupported(
-                "quantize.form=equalized was set, but no two layers were found between which channels can be "
-                "brought to like ranges",
+                "quantize.form=equalized was set, but no two layers were found between which channels can "
+                "be brought to like ranges",
                 hint="leave it away; models that torch.export does not take, TorchScript among them, have none",
             )
         float_file = even

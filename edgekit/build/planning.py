@@ -27,7 +27,7 @@ def plan_targets(
     form = resolved(request.settings)["quantize.form"]
     if form != "original" and inputs.model.module is None and inputs.student is None:
         raise UserError(
-            f"quantize.form={form} was set, but {spec.source} is no torch model, whose channels could be changed",
+            f"quantize.form={form} was set, but {spec.source} is no torch model, and cannot be changed",
             hint="leave it away, or give the torch model that the file was made from",
         )
     several = request.target in (AUTO, ALL)
