@@ -116,7 +116,7 @@ def lower(
             raise Unsupported(
                 "quantize.form=equalized was set, but no two layers were found between which channels can "
                 "be brought to like ranges",
-                hint="leave it away; models that torch.export does not take, TorchScript among them, have none",
+                hint="leave it away: models that torch.export does not take (TorchScript) have none",
             )
         float_file = even
     found = _in_scheme(lowering, float_file, compressed.scheme(plan.scheme), target)
