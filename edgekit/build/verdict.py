@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from edgekit.build.measuring import on_the_device
 from edgekit.measure.estimate import compare, estimate_latency
 from edgekit.types import to_json
 
@@ -21,15 +22,17 @@ _FASTER, _SLOWER = 1.1, 1 / 1.1
 def verdict_of(made: Made, backend: Backend, target: Target) -> dict[str, Any] | None:
     """The report's "verdict": {"precision", "pays": "yes" | "no" | "measure", "basis", "ratio", "reason"}.
 
-    By measured latency where both files ran on the device; else by the profile's estimate of both; else by
-    instructions, which alone never say that something is faster, only that it needs more of them. None for a
-    float32 file, and where there is nothing to tell it by. ``ratio``: cost in float32 over cost of the file.
+    By measured latency where both files ran on the device (not on a host of another kind); else by the
+    profile's estimate of both; else by instructions, which alone never say that something is faster, only
+    that it needs more of them. None for a float32 file, and where there is nothing to tell it by.
+    ``ratio``: cost in float32 over cost of the file.
     """
     precision = made.final.precision
     if precision == "float32":
         return None
     loss = _loss(made)
-    measured = _ratio(made, "latency")
+    here = on_the_device(made.measurements, made.inputs.profile, target)
+    measured = _ratio(made, "latency") if here else None
     if measured is not None:
         pays = "yes" if measured > _FASTER else "no" if measured < _SLOWER else "measure"
         how = f"{measured:.2f} times as fast as float32, measured"

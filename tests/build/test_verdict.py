@@ -17,11 +17,12 @@ def made(
     changed: bool = False,
     drop: float = 0.25,
     size: int = 1000,
+    source: str = "device",
     **medians: tuple[float, float],
 ) -> Any:
     """As much of a Made as a verdict looks at; ``medians`` are (float32, file) by metric."""
     found = [
-        Measurement(metric=metric, unit="", source="device", median=value, subject=subject)
+        Measurement(metric=metric, unit="", source=source, median=value, subject=subject)
         for metric, pair in medians.items()
         for subject, value in zip(("baseline", "final"), pair, strict=True)
     ]
@@ -31,7 +32,7 @@ def made(
         compressed=SimpleNamespace(changed=changed),
         measurements=found,
         scores={"accuracy": {"drop": drop}},
-        inputs=SimpleNamespace(profile=None),
+        inputs=SimpleNamespace(profile=SimpleNamespace(os=SimpleNamespace(abi="another"))),
     )
 
 
@@ -60,6 +61,11 @@ def test_instructions_alone_never_say_faster(without_estimate: None) -> None:
 def test_counts_of_an_unpruned_original_prove_nothing(without_estimate: None) -> None:
     pruned = made(instructions=(4e6, 1e6), changed=True)
     assert verdicts.verdict_of(pruned, None, None) is None  # type: ignore[arg-type]
+
+
+def test_latency_of_a_host_of_another_kind_proves_nothing(without_estimate: None) -> None:
+    target = SimpleNamespace(delegate="xnnpack")
+    assert verdicts.verdict_of(made(source="host", latency=(20.0, 10.0)), None, target) is None  # type: ignore[arg-type]
 
 
 def test_a_larger_file_is_not_called_smaller() -> None:
