@@ -142,3 +142,27 @@ def test_every_build_writes_a_recipe(tiny_build: Any) -> None:
     data = tomllib.loads((tiny_build.built.folder / "recipe.toml").read_text())
     assert data["profile"] == "pi4" and data["target"] == "tflite/xnnpack" and data["seed"] == 0
     assert data["settings"]["calib.samples"] == 200
+
+
+def test_each_conversion_is_reported_with_its_own_file() -> None:
+    from types import SimpleNamespace
+
+    from edgekit.build.reporting import Made
+    from edgekit.build.runner import Outcome
+
+    def file(sha256: str) -> dict[str, Any]:
+        return {"sha256": sha256, "format": "tflite", "precision": "float32", "bytes": 8}
+
+    results = {
+        "convert": {"artifact": file("aa")},
+        "convert compressed": {"artifact": file("bb")},
+        "convert equalized": {"artifact": file("cc")},
+        "verify": {},
+    }
+    outcomes = [
+        Outcome(name=name, result=result, cached=False, seconds=1.0, peak_rss_bytes=1)
+        for name, result in results.items()
+    ]
+    made = SimpleNamespace(final=file("dd"), final_stage="quantize chosen")
+    stages = Made.stages(made, outcomes)  # type: ignore[arg-type]
+    assert [s["artifact"] and s["artifact"]["sha256"] for s in stages] == ["aa", "bb", "cc", None]
