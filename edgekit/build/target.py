@@ -40,11 +40,15 @@ class Targeted:
     report: Mapping[str, Any]
 
     def applied(self, plan: Plan) -> Plan:
-        """The plan with these ratios; without pruning where nothing has to be narrowed."""
+        """The plan with these ratios; without pruning where nothing has to be narrowed, and then without the
+        training that belongs to it alone."""
         ratios = self.report["ratios"]
         steps = [_with(s, ratios) if s.name == "prune" else s for s in plan.steps]
         if not ratios:
-            steps = [s for s in steps if s.name not in ("prune", "finetune")]
+            needless = {"shrink", "prune"}
+            if plan.step("lowrank") is None and plan.step("sparsify") is None:
+                needless.add("finetune")
+            steps = [s for s in steps if s.name not in needless]
         return replace(plan, steps=tuple(steps))
 
 

@@ -94,3 +94,23 @@ def test_a_pruned_model_that_gives_nan_has_a_metric_that_json_can_hold() -> None
     for labels in (None, np.zeros(4, np.int64)):
         value = _evaluator(original, x, labels)(broken)
         assert value < -1e9 and json.dumps(value, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({}, []),
+        ({"prune.bn_l1": 0.1}, []),
+        ({"lowrank.energy": 0.9}, ["lowrank", "finetune"]),
+        ({"sparsity.amount": 0.5}, ["sparsify", "finetune"]),
+    ],
+)
+def test_where_nothing_is_narrowed_only_other_changes_are_trained(
+    settings: dict[str, Any], left: list[str]
+) -> None:
+    from edgekit.build.target import Targeted
+
+    plan = make_plan(load_profile("pi4"), MODEL, DATA, Request(speedup=2.0, settings=settings))
+    changing = ("shrink", "prune", "lowrank", "sparsify", "finetune")
+    applied = Targeted(report={"ratios": {}}).applied(plan)
+    assert [s.name for s in applied.steps if s.name in changing] == left
