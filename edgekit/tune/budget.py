@@ -118,7 +118,8 @@ class _Search:
         if base.trial.scheme.calibration != "auto":
             return None
         scheme = replace(base.trial.scheme, calibration="all")
-        point = self._try(Trial(rung="calibration", scheme=scheme, note="every calibration method"))
+        note = "every calibration method"
+        point = self._try(replace(base.trial, rung="calibration", scheme=scheme, note=note))
         return "another calibration holds the gates" if point and point.passed else None
 
     def equalization(self) -> str | None:

@@ -138,6 +138,18 @@ def test_a_wider_file_with_float_inputs_has_a_recipe_that_can_be_built(searched:
     assert found["quantize.io"] == "float", "int8 inputs need int8 precision"
 
 
+def test_equalised_channels_that_were_set_stay_in_the_recipe(searched: Any) -> None:
+    settings = {
+        "gate.min_sqnr": 120.0,
+        "quantize.form": "equalized",
+        "quantize.precision": "int8",
+        "search.rungs": ("calibration",),
+    }
+    built = searched.run("equalized", **settings)
+    assert {p["form"] for p in points(built)} == {"equalized"}
+    assert load_recipe(built.folder / "recipe.toml").settings["quantize.form"] == "equalized"
+
+
 def test_every_build_writes_a_recipe(tiny_build: Any) -> None:
     data = tomllib.loads((tiny_build.built.folder / "recipe.toml").read_text())
     assert data["profile"] == "pi4" and data["target"] == "tflite/xnnpack" and data["seed"] == 0
