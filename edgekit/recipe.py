@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,15 @@ class Recipe:
     keep_nchw: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+
+_LIMITS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
+    "seed": ("at least 0", lambda v: v >= 0),
+    "max_drop": ("between 0 and 100", lambda v: 0 <= v <= 100),
+    "max_size_bytes": ("greater than 0", lambda v: v > 0),
+    "latency_ms": ("a finite number greater than 0", lambda v: 0 < v < math.inf),
+    "speedup": ("a finite number greater than 0", lambda v: 0 < v < math.inf),
+}
+"""What `edgekit build` demands of the same values; not a number is outside of each."""
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "profile": (str,),
@@ -76,7 +86,7 @@ def load_recipe(path: Path) -> Recipe:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as exc:
-        raise UserError(f"cannot read the recipe {path}: {exc}") from exc
+        raise UserError(f"cannot read the recipe {path}: {exc}", hint=_HINT) from exc
     except tomllib.TOMLDecodeError as exc:
         raise UserError(f"{path} is not TOML: {exc}", hint=_HINT) from exc
     if data.pop("schema_version", None) != SCHEMA_VERSION:
@@ -92,6 +102,9 @@ def load_recipe(path: Path) -> Recipe:
         if not isinstance(value, _KINDS[key]) or (isinstance(value, bool) and bool not in _KINDS[key]):
             wanted = " or ".join(k.__name__ for k in _KINDS[key])
             raise UserError(f"{path}: {key} = {value!r} is no {wanted}")
+        text, holds = _LIMITS.get(key, ("", lambda _: True))
+        if not holds(value):
+            raise UserError(f"{path}: {key} = {value!r} must be {text}")
     parsed = {}
     for key, value in settings.items():
         _check_key(path, key, list(SETTINGS))

@@ -103,7 +103,7 @@ def build(
     links = [_open(plan, inputs, request, runner) for plan in plans]
     minutes = request.time_budget_minutes
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    targeted = search_target(inputs, runner, plans[0], links[0][0])
+    targeted = search_target(inputs, runner, plans[0], links[0][0], deadline)
     if targeted is not None:  # one compressed model serves every target of the build
         plans = [targeted.applied(p) for p in plans]
     found_target = None if targeted is None else targeted.report

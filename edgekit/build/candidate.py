@@ -17,7 +17,7 @@ from edgekit.build.measuring import measure
 from edgekit.build.reporting import Made
 from edgekit.build.runner import Runner
 from edgekit.devices.base import Link
-from edgekit.errors import EdgekitError, StepFailed
+from edgekit.errors import EdgekitError, StepFailed, Unsupported
 from edgekit.measure.estimate import estimate_latency
 from edgekit.plan.gates import gates_for
 from edgekit.tune import Trial
@@ -110,14 +110,25 @@ def lower(
         return lowering.convert("convert equalized", made.module, made.sha256, changed)[0]
 
     step = plan.step("quantize")
-    if step is not None and step.config.get("form") == "equalized":
-        float_file = equalized() or float_file
+    form = "original" if step is None else str(step.config.get("form", "original"))
+    plain = float_file
+    if form == "equalized":
+        even = equalized()
+        if even is None:
+            raise Unsupported(
+                "quantize.form=equalized was set, but no two layers were found between which channels can "
+                "be brought to like ranges",
+                hint="leave it away: models that torch.export does not take (TorchScript) have none",
+            )
+        float_file = even
     found = _in_scheme(lowering, float_file, compressed.scheme(plan.scheme), target)
     lowering.check_parity_on_all(changed, found.float_outputs)
     # Trained ranges belong to the channels that training has seen.
-    may_equalize = inputs.model.module is not None and compressed.qat is None
-    forms = {"equalized": equalized} if may_equalize else {}
-    found = _searched(lowering, found, original, target, deadline, forms)
+    may_equalize = (inputs.model.module is not None or compressed.changed) and compressed.qat is None
+    forms: dict[str, Callable[[], Artifact | None]] = {"original": lambda: plain}
+    if may_equalize:
+        forms["equalized"] = equalized
+    found = _searched(lowering, found, original, target, deadline, forms, form)
     final, verified, outputs = found.file, found.verified, found.outputs
     companions, warnings = _companions(lowering, float_file, plan.companions, original)
 
@@ -211,18 +222,18 @@ def _searched(
     target: Target,
     deadline: float | None,
     forms: Mapping[str, Callable[[], Artifact | None]],
+    form: str,
 ) -> _Found:
-    """The planned file, or what the search found where that one breaks a gate."""
+    """The planned file, which was made of ``form``, or what the search found where that one breaks a gate."""
     from edgekit.build.search import BudgetSearch, search_rows
 
     plan = lowering.plan
     step = plan.step("search")
     if step is None:
         return found
-    search = BudgetSearch(lowering, step, plan.gates, original, target, found.float_file, forms)
-    start = search.point(
-        Trial(rung="int8", scheme=found.scheme, note="as planned"), found.file, found.outputs
-    )
+    search = BudgetSearch(lowering, step, plan.gates, original, target, forms)
+    planned = Trial(rung="int8", scheme=found.scheme, form=form, note="as planned")
+    start = search.point(planned, found.file, found.outputs)
     if start.passed:
         return found
     began = time.monotonic()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekit.build.candidate import Candidate
+from edgekit.build.measuring import on_the_device
 from edgekit.measure.estimate import estimate_latency
-
-_ON_THE_CPU = frozenset({"xnnpack", "cpu", "openvino", "qnnpack"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,22 +67,12 @@ def _costs(candidates: Sequence[Candidate]) -> tuple[str, str, dict[str, float]]
 
 
 def _measured(candidate: Candidate, metric: str) -> float | None:
-    if metric == "latency" and not _is_the_device(candidate):
+    made = candidate.made
+    where = on_the_device(made.measurements, made.inputs.profile, candidate.target)
+    if metric == "latency" and not where:
         return None
     found = (m.median for m in candidate.made.measurements if m.metric == metric and m.subject == "final")
     return next(found, None)
-
-
-def _is_the_device(candidate: Candidate) -> bool:
-    """Whether latency was taken where it counts: on the device, or on this host when it is of that kind.
-
-    A file for a phone's GPU or for an Arm core that ran on an x86 host says nothing about the device.
-    """
-    sources = {m.source for m in candidate.made.measurements if m.metric == "latency"}
-    if sources != {"host"}:
-        return True
-    same = candidate.made.inputs.profile.os.abi == platform.machine()
-    return same and candidate.target.delegate in _ON_THE_CPU
 
 
 def _estimated(candidate: Candidate) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ from edgekit.errors import MissingDependency
 from edgekit.types import Artifact, Event, Measurement, RunProtocol, to_json
 
 if TYPE_CHECKING:
-    from edgekit.profiles.schema import DeviceProfile
+    from edgekit.profiles.schema import DeviceProfile, Target
     from edgekit.types import Array
 
+_ON_THE_CPU = frozenset({"xnnpack", "cpu", "openvino", "qnnpack"})
 _COUNTED = RunProtocol(warmup=1, runs=1, threads=1)
 """Counts of instructions repeat exactly, so one run is enough; the warm-up packs weights."""
 
@@ -98,6 +100,16 @@ def measure(
         for m in result["measurements"]
     ]
     return found, result["equal"]
+
+
+def on_the_device(measurements: Sequence[Measurement], profile: DeviceProfile, target: Target) -> bool:
+    """Whether latency was taken where it counts: on the device, or on this host when it is of that kind.
+
+    A file for a phone's GPU or for an Arm core that ran on an x86 host says nothing about the device.
+    """
+    if {m.source for m in measurements if m.metric == "latency"} != {"host"}:
+        return True
+    return profile.os.abi == platform.machine() and target.delegate in _ON_THE_CPU
 
 
 def _one(

@@ -9,7 +9,9 @@ from edgekit.backends import get_backend
 from edgekit.build.inputs import Inputs, Sources, load_inputs
 from edgekit.build.preflight import check_targets
 from edgekit.build.runner import Runner
+from edgekit.errors import UserError
 from edgekit.plan import ALL, AUTO, Request, make_plans
+from edgekit.settings import resolved
 from edgekit.types import Event, Plan, Problem, to_json
 
 
@@ -22,6 +24,12 @@ def plan_targets(
     """
     inputs = load_inputs(sources, profile, request, seed=runner.seed, emit=runner.emit)
     spec, facts = inputs.model.spec, inputs.facts()
+    form = resolved(request.settings)["quantize.form"]
+    if form != "original" and inputs.model.module is None and inputs.student is None:
+        raise UserError(
+            f"quantize.form={form} was set, but {spec.source} is no torch model, and cannot be changed",
+            hint="leave it away, or give the torch model that the file was made from",
+        )
     several = request.target in (AUTO, ALL)
     problems: dict[str, Sequence[Problem]] = {}
     while True:

@@ -86,18 +86,15 @@ class Made:
 
     def stages(self, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         """One row per step that ran, with the file that it made."""
-        files = {
-            "convert": self.baseline,
-            "convert compressed": self.float_file,
-            self.final_stage: self.final,
-        }
+        made = {o.name: o.result["artifact"] for o in outcomes if o.name.split()[0] == "convert"}
+        made[self.final_stage] = to_json(self.final)
         return [
             {
                 "name": o.name,
                 "seconds": round(o.seconds, 3),
                 "peak_rss_bytes": o.peak_rss_bytes,
                 "cached": o.cached,
-                "artifact": _file(files[o.name]) if o.name in files else None,
+                "artifact": _file(made[o.name]) if o.name in made else None,
             }
             for o in outcomes
         ]
@@ -195,14 +192,10 @@ def _estimated(made: Made) -> list[Measurement]:
     ]
 
 
-def _file(artifact: Artifact) -> dict[str, Any]:
-    return {
-        "path": f"objects/{artifact.sha256[:2]}/{artifact.sha256}",
-        "format": artifact.format,
-        "precision": artifact.precision,
-        "bytes": artifact.bytes,
-        "sha256": artifact.sha256,
-    }
+def _file(artifact: Mapping[str, Any]) -> dict[str, Any]:
+    sha256 = str(artifact["sha256"])
+    named = {key: artifact[key] for key in ("format", "precision", "bytes")}
+    return {"path": f"objects/{sha256[:2]}/{sha256}", **named, "sha256": sha256}
 
 
 def _dataset(inputs: Inputs, role: str) -> dict[str, Any] | None:

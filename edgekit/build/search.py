@@ -28,7 +28,8 @@ _RANK_SAMPLES = 8
 
 
 class BudgetSearch:
-    """Trials of one target. ``forms`` makes other float files by name, each when it is first asked for."""
+    """Trials of one target. ``forms`` makes the float files by name, "original" among
+    them, each when it is first asked for."""
 
     def __init__(
         self,
@@ -37,12 +38,11 @@ class BudgetSearch:
         gates: Sequence[Gate],
         original: Sequence[Array],
         target: Target,
-        float_file: Artifact,
         forms: Mapping[str, Callable[[], Artifact | None]],
     ) -> None:
         self.lowering, self.step, self.original, self.target = lowering, step, original, target
         self.gates = [g for g in gates if g.name in SEARCHED or (g.name == "latency" and self._estimated)]
-        self._makers: dict[str, Callable[[], Artifact | None]] = {"original": lambda: float_file, **forms}
+        self._makers = forms
         self._files: dict[str, Artifact | None] = {}
 
     def run(self, start: Point, deadline: float | None) -> Outcome:
@@ -106,8 +106,10 @@ class BudgetSearch:
         return step is None or str(step.config["device"]).startswith("emulator")
 
     def _cost(self, made: Artifact) -> float | None:
-        rows = [to_json(u) for u in self.lowering.backend.units(made)]
-        found = estimate_latency(self.lowering.inputs.profile, self.target, rows)
+        backend = self.lowering.backend
+        rows = [to_json(u) for u in backend.units(made)]
+        covered = [to_json(c) for c in backend.coverage(made, self.target)]
+        found = estimate_latency(self.lowering.inputs.profile, self.target, rows, coverage=covered)
         return None if found is None else found.ms
 
     def _ranking(self, trial: Trial) -> Sequence[Ranked]:

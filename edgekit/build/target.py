@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from edgekit.types import Array
 
 _RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+_WORST = -1e30
+"""The metric of a model whose outputs are not finite: the worst that JSON can hold."""
 _CALIBRATION = 10
 """Calibration samples of trial files: their ranges do not change what they cost."""
 _COUNTED = RunProtocol(warmup=1, runs=1, threads=1)
@@ -37,16 +40,25 @@ class Targeted:
     report: Mapping[str, Any]
 
     def applied(self, plan: Plan) -> Plan:
-        """The plan with these ratios; without pruning where nothing has to be narrowed."""
+        """The plan with these ratios; without pruning where nothing has to be narrowed, and then without the
+        training that belongs to it alone."""
         ratios = self.report["ratios"]
         steps = [_with(s, ratios) if s.name == "prune" else s for s in plan.steps]
         if not ratios:
-            steps = [s for s in steps if s.name not in ("prune", "finetune")]
+            needless = {"shrink", "prune"}
+            if plan.step("lowrank") is None and plan.step("sparsify") is None:
+                needless.add("finetune")
+            steps = [s for s in steps if s.name not in needless]
         return replace(plan, steps=tuple(steps))
 
 
-def search_target(inputs: Inputs, runner: Runner, plan: Plan, link: Link | None) -> Targeted | None:
+def search_target(
+    inputs: Inputs, runner: Runner, plan: Plan, link: Link | None, deadline: float | None = None
+) -> Targeted | None:
     """Find the ratios that a plan's "target" step asks for; None where the plan has none.
+
+    After ``deadline`` (on the clock of ``time.monotonic``) no further model is tried; sensitivities and the
+    two ends of the path are measured in any case.
 
     Raises StepFailed where the cost cannot be had: the plan wants instructions and there is no emulator.
     """
@@ -54,7 +66,7 @@ def search_target(inputs: Inputs, runner: Runner, plan: Plan, link: Link | None)
     if step is None:
         return None
     search = _Search(inputs, runner, plan, step, link)
-    met = search.run()
+    met = search.run(deadline)
     ratios = dict(met.ratios)
     text = met.reason if met.reached else f"{met.reason}: the target cannot be met by pruning alone"
     runner.emit(Event(kind="info" if met.reached else "warning", step=runner.shown("target"), message=text))
@@ -98,7 +110,7 @@ class _Search:
         self.baseline = 0.0
         self.limit = 0.0
 
-    def run(self) -> Met:
+    def run(self, deadline: float | None) -> Met:
         if self._config["latency_ms"] is not None:
             self.limit = float(self._config["latency_ms"])
         if self._config["speedup"] is not None:
@@ -114,7 +126,13 @@ class _Search:
             self._runner.emit(Event(kind="info", step=self._runner.shown("target"), message=message))
             return found
 
-        return meet(path, cost, self.limit, evaluations=int(self._config["evaluations"]))
+        return meet(
+            path,
+            cost,
+            self.limit,
+            evaluations=int(self._config["evaluations"]),
+            stop=lambda: deadline is not None and time.monotonic() >= deadline,
+        )
 
     def _curves(self) -> list[GroupCurve]:
         """Sensitivity of every group, from the cache where it is known."""
@@ -154,6 +172,7 @@ class _Search:
 
         key = {
             "model": model.spec.sha256,
+            "task": model.spec.task,
             "train": train.sha256,
             "samples": count,
             "how": self._how,
@@ -186,9 +205,12 @@ class _Search:
         calib = self._inputs.datas.get("calib")
         key = {
             "model": self._inputs.model.spec.sha256,
+            "task": self._inputs.model.spec.task,
+            "train": self._inputs.datas["train"].sha256,
             "ratios": ratios,
             "how": self._how,
             "scheme": scheme,
+            "keep_nchw": self._plan.scheme.keep_nchw,
             "basis": self._basis,
             "profile": self._inputs.profile.slice("cores", "caches", "memory", "emulator", "estimate"),
             "calib": None if calib is None else calib.sha256,
@@ -207,7 +229,11 @@ class _Search:
             model.spec,
             samples[:2],
             store=runner.store,
-            scheme=Scheme(delegate=scheme.delegate, delegate_version=scheme.delegate_version),
+            scheme=Scheme(
+                delegate=scheme.delegate,
+                delegate_version=scheme.delegate_version,
+                keep_nchw=self._plan.scheme.keep_nchw,
+            ),
             emit=ignore_events,
         )
         if scheme.precision == "float32":
@@ -286,4 +312,8 @@ def _evaluator(
         noise = sum(float(((w.astype(np.float64) - g) ** 2).sum()) for w, g in zip(want, got, strict=True))
         return -noise / max(power, 1e-30)
 
-    return metric
+    def finite(module: torch.nn.Module) -> float:
+        value = metric(module)
+        return value if np.isfinite(value) else _WORST
+
+    return finite

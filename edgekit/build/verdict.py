@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from edgekit.build.measuring import on_the_device
 from edgekit.measure.estimate import compare, estimate_latency
 from edgekit.types import to_json
 
@@ -21,15 +22,17 @@ _FASTER, _SLOWER = 1.1, 1 / 1.1
 def verdict_of(made: Made, backend: Backend, target: Target) -> dict[str, Any] | None:
     """The report's "verdict": {"precision", "pays": "yes" | "no" | "measure", "basis", "ratio", "reason"}.
 
-    By measured latency where both files ran on the device; else by the profile's estimate of both; else by
-    instructions, which alone never say that something is faster, only that it needs more of them. None for a
-    float32 file, and where there is nothing to tell it by. ``ratio``: cost in float32 over cost of the file.
+    By measured latency where both files ran on the device (not on a host of another kind); else by the
+    profile's estimate of both; else by instructions, which alone never say that something is faster, only
+    that it needs more of them. None for a float32 file, and where there is nothing to tell it by.
+    ``ratio``: cost in float32 over cost of the file.
     """
     precision = made.final.precision
     if precision == "float32":
         return None
     loss = _loss(made)
-    measured = _ratio(made, "latency")
+    here = on_the_device(made.measurements, made.inputs.profile, target)
+    measured = _ratio(made, "latency") if here else None
     if measured is not None:
         pays = "yes" if measured > _FASTER else "no" if measured < _SLOWER else "measure"
         how = f"{measured:.2f} times as fast as float32, measured"
@@ -39,7 +42,7 @@ def verdict_of(made: Made, backend: Backend, target: Target) -> dict[str, Any] |
     if before is not None and after is not None:
         found = compare(before, after)
         pays = {"faster": "yes", "slower": "no", "measure": "measure"}[found.verdict]
-        extra = "" if counted is None else f"; {counted:.2f} times fewer instructions on the emulated core"
+        extra = "" if counted is None else f"; float32 needs {counted:.2f} times its instructions, emulated"
         return _told(precision, pays, "estimated latency", found.ratio, f"{found.reason}{extra}; {loss}")
     if counted is None:
         return None
@@ -51,7 +54,7 @@ def verdict_of(made: Made, backend: Backend, target: Target) -> dict[str, Any] |
 def _told(precision: str, pays: str, basis: str, ratio: float, reason: str) -> dict[str, Any]:
     words = {
         "yes": f"{precision} pays here",
-        "no": f"{precision} does not pay here: it is smaller, not faster",
+        "no": f"{precision} does not pay here: it is no faster",
         "measure": f"whether {precision} pays here has to be measured on the device",
     }
     return {
@@ -64,9 +67,13 @@ def _told(precision: str, pays: str, basis: str, ratio: float, reason: str) -> d
 
 
 def _loss(made: Made) -> str:
-    smaller = f"{made.float_file.bytes / made.final.bytes:.2f} times smaller"
+    ratio = made.float_file.bytes / made.final.bytes
+    size = f"{ratio:.2f} times smaller" if ratio >= 1 else f"{1 / ratio:.2f} times larger"
     accuracy: Mapping[str, Any] | None = made.scores["accuracy"]
-    return smaller if accuracy is None else f"{smaller}, {accuracy['drop']:.2f} points lost"
+    if accuracy is None:
+        return size
+    drop = accuracy["drop"]
+    return f"{size}, {abs(drop):.2f} points {'gained' if drop < 0 else 'lost'}"
 
 
 def _ratio(made: Made, metric: str) -> float | None:

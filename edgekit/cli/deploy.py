@@ -11,7 +11,9 @@ from edgekit.cli.console import json_option, print_json, print_rows
 
 @click.command("deploy")
 @click.argument("bundle", type=click.Path(exists=True, path_type=Path))
-@click.option("--device", required=True, metavar="LINK", help="ssh:[user@]host[:port] or adb:SERIAL.")
+@click.option(
+    "--device", required=True, metavar="LINK", help="ssh:[user@]host[:port], adb:SERIAL, local or emulator."
+)
 @click.option("--profile", metavar="NAME|FILE", help="Device to emulate; without it the bundle's own.")
 @click.option("--keep", is_flag=True, help="Leave the bundle on the device when its golden samples pass.")
 @json_option

@@ -14,7 +14,7 @@ import click
 from edgekit import __version__
 from edgekit.errors import EXIT_BUG, EXIT_OK, EdgekitError, StepFailed
 
-_EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141
 _EXIT_TERMINATED = 143
 """What a shell says of programs that SIGINT, SIGPIPE and SIGTERM ended."""
@@ -162,7 +162,7 @@ def run(args: list[str]) -> int:
         return _complain(error.format_message(), f"see `{where or 'edgekit '}--help`", error.exit_code)
     except (click.Abort, KeyboardInterrupt) as stop:
         terminated = isinstance(stop, _Terminated) or isinstance(stop.__cause__, _Terminated)
-        code = _EXIT_TERMINATED if terminated else _EXIT_INTERRUPTED
+        code = _EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
         return _complain("stopped", "run the same command again: finished steps are kept", code)
     except (BrokenPipeError, SystemExit):
         # click ends by SystemExit when the reader of stdout is gone (`| head`), and for nothing else here.

@@ -21,7 +21,7 @@ def profiles() -> None:
     """List, show, check and draft device profiles."""
 
 
-@profiles.command("list")
+@profiles.command("list", short_help="List the profiles that ship with edgekit.")
 @_json_option
 def list_command(as_json: bool) -> None:
     """List the profiles that ship with edgekit; each can be given to --profile by its id."""
@@ -47,7 +47,7 @@ def list_command(as_json: bool) -> None:
             click.echo(line)
 
 
-@profiles.command("show")
+@profiles.command("show", short_help="Print a profile with all that it inherits, and its sources.")
 @click.argument("profile")
 @_json_option
 def show_command(profile: str, as_json: bool) -> None:
@@ -63,7 +63,7 @@ def show_command(profile: str, as_json: bool) -> None:
         click.echo(line)
 
 
-@profiles.command("check")
+@profiles.command("check", short_help="Check profiles: do they load, has each figure a source.")
 @click.argument("names", metavar="PROFILE...", nargs=-1, required=True)
 @_json_option
 def check_command(names: tuple[str, ...], as_json: bool) -> None:
@@ -88,7 +88,7 @@ def check_command(names: tuple[str, ...], as_json: bool) -> None:
         )
 
 
-@profiles.command("detect")
+@profiles.command("detect", short_help="Draft a profile of the device behind a link.")
 @click.argument("link")
 @click.option(
     "--out",

@@ -73,12 +73,12 @@ def equalize(module: torch.nn.Module, samples: Sequence[Sequence[torch.Tensor]])
         graph: Any = torch.export.export(module, tuple(samples[0])).module(check_guards=False)
     except Exception:  # torch.export raises whatever the model meets; other rungs do without
         return None
-    pairs = _pairs(graph)
+    made = copy.deepcopy(module)
+    tensors = dict(made.named_parameters())
+    pairs = [p for p in _pairs(graph) if tensors.keys() >= {*p.scaled, p.reader}]  # no buffers, no constants
     if not pairs:
         return None
     ranges = _channel_ranges(graph, {p.node for p in pairs}, samples)
-    made = copy.deepcopy(module)
-    tensors = dict(made.named_parameters())
     with torch.no_grad():
         for pair in pairs:
             top = ranges[pair.node]
@@ -127,6 +127,8 @@ def _pairs(graph: Any) -> list[Pair]:
             continue
         if any(names.count(name) != 1 for name in (*scaled, reader)):
             continue
+        if _op(node) == "linear" and seen.meta["val"].dim() != 2:
+            continue  # it reads the last axis, and channels are the second
         channels = int(before.meta["val"].shape[1])
         weight = node.args[1].meta["val"] if "val" in node.args[1].meta else graph.get_parameter(reader)
         depthwise = _op(node) in _CONVS and weight.shape[0] == channels and weight.shape[1] == 1

@@ -55,6 +55,7 @@ def plan_scheme(
             f"no data was given: the file is {wanted} and its accuracy is not verified on real inputs; "
             "give --calib and --eval for int8 with gates"
         )
+    _check_form(wanted, settings)
     return Scheme(
         precision=wanted,
         calibration=settings["quantize.calibration"],
@@ -76,6 +77,24 @@ def _kept(wanted: Precision, settings: Mapping[str, Any]) -> dict[str, Precision
             hint="leave it away, or --set quantize.precision=int8",
         )
     return dict.fromkeys(keep, "float32")
+
+
+def _check_form(wanted: Precision, settings: Mapping[str, Any]) -> None:
+    """Raise UserError where equalised channels were asked for and cannot be had, or would change nothing."""
+    form = settings["quantize.form"]
+    if form == "original":
+        return
+    if wanted not in CALIBRATED:
+        raise UserError(
+            f"quantize.form={form} was set, but the file is {wanted}, which gains nothing by it",
+            hint="leave it away, or give --calib and --set quantize.precision=int8",
+        )
+    if settings["qat.epochs"] > 0:
+        raise UserError(
+            f"quantize.form={form} and qat.epochs exclude each other: trained ranges belong to the channels "
+            "that training has seen",
+            hint="leave one of them away",
+        )
 
 
 def _io(target: Target, precision: Precision, settings: Mapping[str, Any]) -> Literal["float", "int8"]:

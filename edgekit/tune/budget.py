@@ -118,7 +118,8 @@ class _Search:
         if base.trial.scheme.calibration != "auto":
             return None
         scheme = replace(base.trial.scheme, calibration="all")
-        point = self._try(Trial(rung="calibration", scheme=scheme, note="every calibration method"))
+        note = "every calibration method"
+        point = self._try(replace(base.trial, rung="calibration", scheme=scheme, note=note))
         return "another calibration holds the gates" if point and point.passed else None
 
     def equalization(self) -> str | None:
@@ -198,8 +199,9 @@ class _Search:
         return None
 
     def _base(self) -> Point:
-        """The best so far of the files that are all int8."""
-        whole = [p for p in self.points if not p.trial.kept and p.trial.rung != "wider"]
+        """The best so far of the files with no more layers in float32 than the user keeps there."""
+        kept = self._start.trial.kept
+        whole = [p for p in self.points if p.trial.kept == kept and p.trial.rung != "wider"]
         return max(whole, key=lambda p: p.quality)
 
     def _try(self, trial: Trial) -> Point | None:

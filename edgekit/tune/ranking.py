@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,9 @@ from edgekit.types import Unit
 
 _SHORTEST = 2
 """Layers in a run, at least."""
+
+_LOST = -1e9
+"""Stands for minus infinity, which JSON cannot hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,8 @@ def rank(
     ``noise`` gives the noise power at the outputs (any unit) of a file in which the named units stay in
     float32; it is called at most ``measurements`` times. Runs and not single layers: a tensor is only free
     of rounding when the layer that writes it and the one that reads it are both in float32, so a layer that
-    is kept alone gains next to nothing.
+    is kept alone gains next to nothing. ``noise`` is infinite for a file that cannot be made: keeping that
+    run counts as the worst choice.
     """
     whole = noise(frozenset())
     count = max(1, min(measurements - 1, len(layers) // _SHORTEST))
@@ -68,7 +73,10 @@ def rank(
         return [Ranked(layers=run, gain=0.0) for run in runs]
 
     def gain(run: Sequence[Layer]) -> float:
-        return (whole - noise(frozenset(u for layer in run for u in layer.units))) / whole
+        left = noise(frozenset(u for layer in run for u in layer.units))
+        if not math.isfinite(left):
+            return _LOST
+        return max(_LOST, (whole - left) / whole) if math.isfinite(whole) else 1.0
 
     ranked = [Ranked(layers=run, gain=gain(run)) for run in runs]
     return sorted(ranked, key=lambda r: -r.gain)

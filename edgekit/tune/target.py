@@ -93,8 +93,10 @@ def meet(
     limit: float,
     *,
     evaluations: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Met:
-    """The least pruned point of the path whose cost is at most ``limit``, with at most ``evaluations`` calls.
+    """The least pruned point of the path whose cost is at most ``limit``, with at most ``evaluations`` calls
+    (but always both ends), and none after ``stop`` gives true: then the least pruned that was found.
 
     Where none is, the narrowest point, not reached.
     """
@@ -115,7 +117,7 @@ def meet(
     if last > limit:
         text = "even the narrowest model of the search costs more"
         return Met(ratios=path[high], cost=last, reached=False, tried=tuple(tried), reason=text)
-    while high - low > 1 and len(tried) < evaluations and at(high) < (1 - CLOSE) * limit:
+    while high - low > 1 and len(tried) < evaluations and at(high) < (1 - CLOSE) * limit and not stop():
         share = (at(low) - limit) / max(at(low) - at(high), 1e-12)
         middle = min(high - 1, max(low + 1, low + round(share * (high - low))))
         if len(tried) % 2 == 1:  # interpolation alone creeps along a bent path

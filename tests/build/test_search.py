@@ -89,6 +89,20 @@ def test_the_recipe_repeats_the_build_to_the_bit(
     assert (again.folder / model).read_bytes() == (searched.built.folder / model).read_bytes()
 
 
+def test_costs_count_what_the_delegate_leaves_as_the_gate_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from edgekit.build import search
+
+    seen: list[Any] = []
+    monkeypatch.setattr(search, "estimate_latency", lambda *a, coverage=(): seen.append(coverage))
+    backend = SimpleNamespace(units=lambda file: [], coverage=lambda file, target: [{"index": 3}])
+    lowering = SimpleNamespace(backend=backend, inputs=SimpleNamespace(profile=None))
+    self = SimpleNamespace(lowering=lowering, target=None)
+    search.BudgetSearch._cost(self, SimpleNamespace())  # type: ignore[arg-type]
+    assert seen == [[{"index": 3}]]
+
+
 def test_mixed_precision_alone_keeps_some_layers(searched: Any) -> None:
     built = searched.run("mixed", **{"gate.min_sqnr": searched.sqnr + 1.0, "search.rungs": ("mixed",)})
     mixed = [p for p in points(built) if p["rung"] == "mixed"]
@@ -115,7 +129,52 @@ def test_a_precision_that_was_set_stays(searched: Any) -> None:
     assert "candidate" in built.report["search"]["reason"]
 
 
+def test_a_wider_file_with_float_inputs_has_a_recipe_that_can_be_built(searched: Any) -> None:
+    settings = {"gate.min_sqnr": searched.wanted, "search.rungs": ("wider",), "quantize.io": "int8"}
+    built = searched.run("wider", **settings)
+    (chosen,) = (p for p in points(built) if p["chosen"])
+    found = load_recipe(built.folder / "recipe.toml").settings
+    assert chosen["rung"] == "wider" and found["quantize.precision"] == chosen["precision"]
+    assert found["quantize.io"] == "float", "int8 inputs need int8 precision"
+
+
+def test_equalised_channels_that_were_set_stay_in_the_recipe(searched: Any) -> None:
+    settings = {
+        "gate.min_sqnr": 120.0,
+        "quantize.form": "equalized",
+        "quantize.precision": "int8",
+        "search.rungs": ("calibration",),
+    }
+    built = searched.run("equalized", **settings)
+    assert {p["form"] for p in points(built)} == {"equalized"}
+    assert load_recipe(built.folder / "recipe.toml").settings["quantize.form"] == "equalized"
+
+
 def test_every_build_writes_a_recipe(tiny_build: Any) -> None:
     data = tomllib.loads((tiny_build.built.folder / "recipe.toml").read_text())
     assert data["profile"] == "pi4" and data["target"] == "tflite/xnnpack" and data["seed"] == 0
     assert data["settings"]["calib.samples"] == 200
+
+
+def test_each_conversion_is_reported_with_its_own_file() -> None:
+    from types import SimpleNamespace
+
+    from edgekit.build.reporting import Made
+    from edgekit.build.runner import Outcome
+
+    def file(sha256: str) -> dict[str, Any]:
+        return {"sha256": sha256, "format": "tflite", "precision": "float32", "bytes": 8}
+
+    results = {
+        "convert": {"artifact": file("aa")},
+        "convert compressed": {"artifact": file("bb")},
+        "convert equalized": {"artifact": file("cc")},
+        "verify": {},
+    }
+    outcomes = [
+        Outcome(name=name, result=result, cached=False, seconds=1.0, peak_rss_bytes=1)
+        for name, result in results.items()
+    ]
+    made = SimpleNamespace(final=file("dd"), final_stage="quantize chosen")
+    stages = Made.stages(made, outcomes)  # type: ignore[arg-type]
+    assert [s["artifact"] and s["artifact"]["sha256"] for s in stages] == ["aa", "bb", "cc", None]

@@ -75,3 +75,42 @@ def test_a_latency_that_nothing_can_tell_is_refused() -> None:
     with pytest.raises(UserError, match="no coefficients") as caught:
         make_plan(load_profile("jetson_orin_nano"), MODEL, DATA, Request(latency_ms=3.0))
     assert "--device" in str(caught.value.hint)
+
+
+@pytest.mark.filterwarnings("ignore:One of rtol or atol is not valid")
+def test_a_pruned_model_that_gives_nan_has_a_metric_that_json_can_hold() -> None:
+    import json
+
+    import numpy as np
+    import torch
+
+    from edgekit.build.target import _evaluator
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        original, broken = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    torch.nn.init.constant_(broken.weight, float("nan"))
+    x = [np.ones((4, 2), np.float32)]
+    for labels in (None, np.zeros(4, np.int64)):
+        value = _evaluator(original, x, labels)(broken)
+        assert value < -1e9 and json.dumps(value, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({}, []),
+        ({"prune.bn_l1": 0.1}, []),
+        ({"lowrank.energy": 0.9}, ["lowrank", "finetune"]),
+        ({"sparsity.amount": 0.5}, ["sparsify", "finetune"]),
+    ],
+)
+def test_where_nothing_is_narrowed_only_other_changes_are_trained(
+    settings: dict[str, Any], left: list[str]
+) -> None:
+    from edgekit.build.target import Targeted
+
+    plan = make_plan(load_profile("pi4"), MODEL, DATA, Request(speedup=2.0, settings=settings))
+    changing = ("shrink", "prune", "lowrank", "sparsify", "finetune")
+    applied = Targeted(report={"ratios": {}}).applied(plan)
+    assert [s.name for s in applied.steps if s.name in changing] == left

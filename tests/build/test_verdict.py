@@ -15,22 +15,24 @@ def made(
     *,
     precision: str = "int8",
     changed: bool = False,
-    drop: float | None = 0.25,
+    drop: float = 0.25,
+    size: int = 1000,
+    source: str = "device",
     **medians: tuple[float, float],
 ) -> Any:
     """As much of a Made as a verdict looks at; ``medians`` are (float32, file) by metric."""
     found = [
-        Measurement(metric=metric, unit="", source="device", median=value, subject=subject)
+        Measurement(metric=metric, unit="", source=source, median=value, subject=subject)
         for metric, pair in medians.items()
         for subject, value in zip(("baseline", "final"), pair, strict=True)
     ]
     return SimpleNamespace(
-        final=SimpleNamespace(precision=precision, bytes=1000),
+        final=SimpleNamespace(precision=precision, bytes=size),
         float_file=SimpleNamespace(bytes=3500),
         compressed=SimpleNamespace(changed=changed),
         measurements=found,
-        scores={"accuracy": {"drop": 0.25}},
-        inputs=SimpleNamespace(profile=None),
+        scores={"accuracy": {"drop": drop}},
+        inputs=SimpleNamespace(profile=SimpleNamespace(os=SimpleNamespace(abi="another"))),
     )
 
 
@@ -59,6 +61,17 @@ def test_instructions_alone_never_say_faster(without_estimate: None) -> None:
 def test_counts_of_an_unpruned_original_prove_nothing(without_estimate: None) -> None:
     pruned = made(instructions=(4e6, 1e6), changed=True)
     assert verdicts.verdict_of(pruned, None, None) is None  # type: ignore[arg-type]
+
+
+def test_latency_of_a_host_of_another_kind_proves_nothing(without_estimate: None) -> None:
+    target = SimpleNamespace(delegate="xnnpack")
+    assert verdicts.verdict_of(made(source="host", latency=(20.0, 10.0)), None, target) is None  # type: ignore[arg-type]
+
+
+def test_a_larger_file_is_not_called_smaller() -> None:
+    found = verdicts.verdict_of(made(size=7000, drop=-0.5, latency=(10.0, 20.0)), None, None)  # type: ignore[arg-type]
+    assert found is not None and "smaller" not in found["reason"]
+    assert "2.00 times larger, 0.50 points gained" in found["reason"]
 
 
 def test_float32_has_no_verdict() -> None:

@@ -117,3 +117,32 @@ def test_a_model_that_cannot_be_exported_is_left_alone() -> None:
             return self.b(torch.relu(self.a(x))) if float(x.sum()) > 0 else x
 
     assert equalize(Branching().eval(), SAMPLES) is None
+
+
+def test_a_linear_layer_over_another_axis_is_no_pair() -> None:
+    class Rows(nn.Module):
+        """As many columns as channels: widths alone do not tell that the head reads columns."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.a(x)))
+
+    assert equalize(Rows().eval(), SAMPLES) is None
+
+
+def test_weights_that_are_no_parameters_are_left_alone() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+            self.register_buffer("fixed", torch.ones(8, 8, 1, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.b(torch.relu(self.a(x))))
+            return self.c(torch.relu(nn.functional.conv2d(x, self.fixed)))
+
+    made = equalize(Frozen().eval(), SAMPLES)
+    assert made is not None and [(p.scaled[0], p.reader) for p in made.pairs] == [("a.weight", "b.weight")]

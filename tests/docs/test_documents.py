@@ -14,7 +14,7 @@ import pytest
 
 import edgekit
 from edgekit import errors
-from edgekit.cli.main import main, run
+from edgekit.cli.main import EXIT_INTERRUPTED, main, run
 from edgekit.cli.options import to_request
 from edgekit.profiles import load_profile
 
@@ -98,9 +98,9 @@ def test_each_path_and_link_of_the_documents_is_there(name: str) -> None:
     named = re.findall(rf"(?<![\w/.])({rooms})", text)
     linked = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
     patterns = {"NAME", "RUNTIME"}  # files that the reader makes
-    paths = {p.rstrip(".") for p in named if not patterns & set(re.split(r"[/.]", p))}
-    assert sorted(p for p in paths if not (ROOT / p).exists()) == []
-    assert [target for target in linked if not ((ROOT / name).parent / target).exists()] == []
+    named = [p.rstrip(".") for p in named if not patterns & set(re.split(r"[/.]", p))]
+    places = [*(ROOT / p for p in named), *((ROOT / name).parent / p for p in linked)]
+    assert sorted(str(p) for p in places if not p.exists()) == []
 
 
 def test_the_changelog_has_this_version() -> None:
@@ -115,7 +115,7 @@ def test_the_readme_has_every_exit_code() -> None:
     ]
     written = {int(code) for code in re.findall(r"\b(\d+) ", line)}
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.EdgekitError)]
-    assert written == {c.exit_code for c in classes} | {errors.EXIT_OK, errors.EXIT_BUG}
+    assert written == {c.exit_code for c in classes} | {errors.EXIT_OK, errors.EXIT_BUG, EXIT_INTERRUPTED}
 
 
 def test_the_layers_of_contributing_are_those_that_are_enforced() -> None:

@@ -163,6 +163,14 @@ class TestContradictions:
             ("none", ["prune.ratio=0.3"], {}, "there is no training data", "--train"),
             ("calib", [], {"max_drop": 0.5}, "--max-drop needs labelled evaluation data", "--eval"),
             ("none", [], {"max_drop": 0.5}, "--max-drop needs labelled evaluation data", "--eval"),
+            ("none", ["quantize.form=equalized"], {}, "the file is dynamic, which gains nothing", "--calib"),
+            (
+                "calib_eval_train",
+                ["quantize.form=equalized", "qat.epochs=1"],
+                {},
+                "quantize.form=equalized and qat.epochs exclude each other",
+                "leave one",
+            ),
         ],
     )
     def test_what_cannot_be_meant_is_refused(

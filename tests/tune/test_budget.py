@@ -150,3 +150,14 @@ def test_a_chosen_calibration_is_not_changed() -> None:
     start = fake.point(Trial(rung="int8", scheme=replace(START, calibration="mse")))
     climb(start, Ladder(rungs=("calibration",)), fake.evaluate, fake.ranking)
     assert fake.asked == []
+
+
+def test_units_that_the_user_keeps_stay_in_float32() -> None:
+    fake = Fake([0.5] * 4, limit=1.0, gains={"calibration": 0.1, "equalized": 0.6})
+    scheme = replace(START, overrides={"layer0": "float32"})
+    start = fake.point(Trial(rung="int8", scheme=scheme, note="as planned"))
+    ladder = Ladder(rungs=("calibration", "equalization"), forms=("equalized",))
+    outcome = climb(start, ladder, fake.evaluate, fake.ranking, clock=lambda: 0.0)
+    assert [p.trial.rung for p in outcome.points] == ["int8", "calibration", "equalization"]
+    assert all(p.trial.kept == ("layer0",) for p in outcome.points)
+    assert outcome.chosen.trial.form == "equalized" and outcome.chosen.passed

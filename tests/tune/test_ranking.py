@@ -60,3 +60,10 @@ def test_equal_files_rank_nothing() -> None:
 def test_a_run_whose_file_cannot_be_made_comes_last() -> None:
     ranked = rank(LAYERS[:6], lambda kept: math.inf if "u0" in kept else 50.0 - len(kept), measurements=9)
     assert ranked[-1].layers[0].units[0] == "u0"
+    assert all(math.isfinite(r.gain) for r in ranked), "a ranking is stored as JSON"
+
+
+def test_where_only_some_files_can_be_made_theirs_are_the_useful_runs() -> None:
+    ranked = rank(LAYERS[:6], lambda kept: 1.0 if "u2" in kept else math.inf, measurements=9)
+    assert ranked[0].layers[0].units[0] == "u2" and ranked[0].gain > 0
+    assert all(-math.inf < r.gain < 0 for r in ranked[1:])

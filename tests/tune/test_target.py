@@ -61,3 +61,8 @@ def test_nothing_is_pruned_where_nothing_has_to_be() -> None:
 def test_what_cannot_be_met_says_so() -> None:
     met = meet(PATH, lambda r: 100.0 - len(r), 20.0, evaluations=9)
     assert not met.reached and met.ratios == PATH[-1] and "narrowest" in met.reason
+
+
+def test_no_model_is_tried_after_time_is_up() -> None:
+    met = meet(PATH, lambda r: 100 * 0.96 ** len(r), 61.0, evaluations=9, stop=lambda: True)
+    assert met.reached and met.ratios == PATH[-1] and len(met.tried) == 2

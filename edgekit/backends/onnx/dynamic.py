@@ -29,7 +29,7 @@ def dynamic(graph: Graph, scheme: Scheme, source: Path, scratch: Path) -> tuple[
     known = {op.name for op in unit_ops(graph)}
     for unit, precision in scheme.overrides.items():
         if unit not in known:
-            raise Unsupported(f"the model has no unit {unit!r}")
+            raise Unsupported(f"the model has no unit {unit!r}", hint="`edgekit inspect` lists the units")
         if precision not in ("float32", "dynamic"):
             raise Unsupported(f"unit {unit!r} cannot be {precision} in a dynamic file", hint="use float32")
     kept = [unit for unit, precision in scheme.overrides.items() if precision == "float32"]

@@ -31,7 +31,7 @@ def half(graph: Graph, scheme: Scheme, overflowing: list[str]) -> tuple[Any, lis
     known = {op.name for op in unit_ops(graph)}
     for unit, precision in scheme.overrides.items():
         if unit not in known:
-            raise Unsupported(f"the model has no unit {unit!r}")
+            raise Unsupported(f"the model has no unit {unit!r}", hint="`edgekit inspect` lists the units")
         if precision not in ("float32", "fp16"):
             raise Unsupported(f"unit {unit!r} cannot be {precision} in an fp16 file", hint="use float32")
     chosen = [unit for unit, precision in scheme.overrides.items() if precision == "float32"]

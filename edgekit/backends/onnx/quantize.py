@@ -46,7 +46,7 @@ def placed(graph: Graph, scheme: Scheme) -> Placement:
     known = {op.name for op in unit_ops(graph)}
     for unit, precision in scheme.overrides.items():
         if unit not in known:
-            raise Unsupported(f"the model has no unit {unit!r}")
+            raise Unsupported(f"the model has no unit {unit!r}", hint="`edgekit inspect` lists the units")
         if precision not in ("float32", "int8"):
             raise Unsupported(
                 f"unit {unit!r} cannot be {precision} in an int8 ONNX file", hint="use float32 or int8"

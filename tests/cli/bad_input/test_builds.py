@@ -95,6 +95,7 @@ class TestGates:
         entry = tiny_model_dir / "model.py"
         said = cli(
             *("build", f"{entry}:net", "--profile", "pi4", "--max-drop", "0", "--out", tmp_path / "out"),
+            *("--set", "search.rungs=none"),  # or a float file would be found
             *("--calib", tmp_path / "faint.npz", "--eval", f"{entry}:eval", "--input-range", "-99,99"),
         )
         assert said.code == 6, said.err

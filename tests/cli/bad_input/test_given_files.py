@@ -83,6 +83,13 @@ class TestModelFiles:
         sentence, hint = said.refusal()
         assert "cannot be pruned: its source is fixed" in sentence and "file.py:callable" in hint
 
+    def test_an_onnx_graph_cannot_be_equalised(self, cli: Cli, work: Path, tmp_path: Path) -> None:
+        form = ("--set", "quantize.form=equalized")
+        said = cli("build", write_onnx(tmp_path / "flat.onnx"), *DATA, *form)
+        assert said.code == 2
+        sentence, hint = said.refusal()
+        assert "is no torch model" in sentence and "the torch model" in hint
+
     def test_an_onnx_graph_with_nan_weights(self, cli: Cli, work: Path, tmp_path: Path) -> None:
         said = cli("build", write_onnx(tmp_path / "flat.onnx", np.nan), *DATA)
         assert said.code == 2 and "initializer 'w'" in said.refusal()[0]
