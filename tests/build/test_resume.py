@@ -130,6 +130,7 @@ def test_killed_in_each_step_it_resumes_to_the_same_report(builder: Builder, tin
     assert sorted(p.name for p in (builder.out / "net" / "pi4").iterdir()) == [
         "bundle",
         "events.jsonl",
+        "recipe.toml",
         "report.html",
         "report.json",
     ]
