@@ -19,10 +19,9 @@ _SAMPLES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """Name in the store of a module's weights; ``pairs`` counts what was changed."""
+    """A module's changed weights: their name in the store and their file, and what gives the module."""
 
     sha256: str
-    pairs: int
     original: Any
     weights: Any
 
@@ -57,10 +56,10 @@ def equalized_source(inputs: Inputs, runner: Runner, compressed: Compressed) -> 
         samples = [[torch.from_numpy(x) for x in s] for s in inputs.calibration()[:_SAMPLES]]
         made = equalize(source(), samples)
         if made is None:
-            return {"objects": [], "weights": None, "pairs": 0}
+            return {"objects": [], "weights": None}
         tensors = {k: v.detach().clone().contiguous() for k, v in made.module.state_dict().items()}
         sha = runner.store.put_bytes(save(tensors))
-        return {"objects": [sha], "weights": sha, "pairs": len(made.pairs)}
+        return {"objects": [sha], "weights": sha}
 
     key = {
         "model": compressed.sha256,
@@ -72,4 +71,4 @@ def equalized_source(inputs: Inputs, runner: Runner, compressed: Compressed) -> 
     if result["weights"] is None:
         return None
     sha = str(result["weights"])
-    return Form(sha256=sha, pairs=int(result["pairs"]), original=source, weights=runner.store.get(sha))
+    return Form(sha256=sha, original=source, weights=runner.store.get(sha))

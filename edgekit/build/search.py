@@ -76,6 +76,7 @@ class BudgetSearch:
         try:
             file = self._form(trial.form)
             if file is None:
+                self._say(f"{trial.note}: left out, it has no such layers or torch.export refuses it")
                 return None
             made, outputs = self.lowering.companion(file, trial.scheme, f"search: {trial.note}")
         except EdgekitError as exc:

@@ -143,7 +143,7 @@ class PerChannelWeight(FakeQuantizeBase):  # type: ignore[misc]
         )
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
-        raise NotImplementedError  # the files' quantisers take scales from the weights themselves
+        raise AssertionError("the files' quantisers take scales from the weights themselves")
 
 
 class Simulated(torch.nn.Module):

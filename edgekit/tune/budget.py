@@ -103,11 +103,13 @@ class _Search:
         self.ranked: tuple[Ranked, ...] = ()
         self._start, self._ladder, self._evaluate, self._clock = start, ladder, evaluate, clock
         self._spent = 1
+        self._note = ""
         self._reserved = len(ladder.wider) if "wider" in ladder.rungs else 0
 
     def outcome(self, reason: str) -> Outcome:
         passed = [p for p in self.points if p.passed]
         chosen = cheapest(passed) if passed else max(self.points, key=lambda p: p.quality)
+        reason += self._note
         if not passed:
             reason += "; the best that was found is kept as a candidate"
         return Outcome(points=tuple(self.points), chosen=chosen, reason=reason, ranking=self.ranked)
@@ -139,6 +141,7 @@ class _Search:
         useful = [r for r in ranked if r.gain > 0]
         most = min(len(useful), max(1, int(len(ranked) * _MOST_KEPT)))
         if not useful:
+            self._note = "; keeping layers in float32 gains nothing"
             return None
         fails, holds = 0, None
         k = max(1, most // 4)

@@ -161,3 +161,9 @@ def test_units_that_the_user_keeps_stay_in_float32() -> None:
     assert [p.trial.rung for p in outcome.points] == ["int8", "calibration", "equalization"]
     assert all(p.trial.kept == ("layer0",) for p in outcome.points)
     assert outcome.chosen.trial.form == "equalized" and outcome.chosen.passed
+
+
+def test_mixed_precision_that_gains_nothing_says_so() -> None:
+    fake = Fake([0.0] * 8, limit=-1.0)
+    outcome = fake.climb(rungs=("mixed",))
+    assert fake.asked == [] and "in float32 gains nothing" in outcome.reason
