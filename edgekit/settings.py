@@ -140,6 +140,13 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "prune.bn_epochs": Setting(
             parse=_number(1, 10_000, int), default=5, help="epochs of that training before pruning"
         ),
+        "depth.blocks": Setting(
+            parse=_number(0, 10_000, int),
+            default=0,
+            help="whole blocks to leave out, those whose absence changes the outputs least",
+        ),
+        "depth.remove": Setting(parse=_names, default=(), help="blocks to leave out, comma separated"),
+        "depth.ignore": Setting(parse=_names, default=(), help="blocks to keep, comma separated"),
         "lowrank.energy": Setting(
             parse=_auto(_number(0.01, 0.9999)),
             default=None,

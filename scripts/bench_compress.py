@@ -8,7 +8,7 @@ DIR of ``--realdata`` holds ``entry.py`` (model factories and datasets) and ``in
                   and after fine-tuning; mean over ``--seeds`` runs, and their range
     distillation  the same net pruned by l2, fine-tuned with labels alone and with each kind of distillation
     lowrank       mlperf_tiny_ad_autoencoder by energy: SQNR against the original, float and int8 bytes
-    resnet56      the whole recipe: the original fine-tuned, the pruned one taught by it, both in int8; size,
+    resnet56      the whole recipe: the original fine-tuned, the smaller one taught by it, both in int8; size,
                   host latency (one thread, files taking turns), emulated instructions, top-1 on both tests
 
 ``--work`` keeps the trained models of "resnet56" (a stage that is there is not run again) and the store.
@@ -39,13 +39,10 @@ KINDS = (
     ("similarity",),
     ("response", "hint"),
 )
-RECIPE_RATIOS = {
-    **{f"layer3.{i}.conv1": 0.65 for i in range(9)},
-    **{f"layer2.{i}.conv1": 0.75 for i in (6, 7, 8)},
-}
-"""The last stage holds three quarters of the weights: it gives more than the others, 64 -> 24 channels. The
-last blocks of the second, 32 -> 8, bring the instructions down."""
-ORIGINAL_EPOCHS, STUDENT_EPOCHS = 3, 10
+BLOCKS = 11
+"""Of the 24 blocks of resnet56 that can be left out. In those that are left in the last stage, which hold
+most of the weights, half of the channels between the two convolutions go as well."""
+ORIGINAL_EPOCHS, STUDENT_EPOCHS = 3, 16
 TIMED, CALIBRATION, HELD = 100, 200, 1000
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import numpy as np
 from bench_compress import (
+    BLOCKS,
     CALIBRATION,
     HELD,
     ORIGINAL_EPOCHS,
     RATIO,
-    RECIPE_RATIOS,
     ROUND,
     STUDENT_EPOCHS,
     TIMED,
@@ -64,21 +65,24 @@ def run(bench: Any) -> None:
 
 
 def trained(bench: Any, loaded: Any) -> tuple[Any, Any]:
-    """The original fine-tuned on labels, and the pruned model taught by it."""
+    """The original fine-tuned on labels, and the smaller model taught by it."""
     from safetensors.torch import load_file, save_file
 
+    from edgekit.compress.depth import apply_depth, remove_blocks
     from edgekit.compress.finetune import Settings, finetune
     from edgekit.compress.history import apply_history
     from edgekit.compress.prune import prune
 
-    original, student = (
-        bench.work / "resnet56_original.safetensors",
-        bench.work / "resnet56_pruned.safetensors",
+    original, student, record = (
+        bench.work / f"resnet56_{name}"
+        for name in ("original.safetensors", "pruned.safetensors", "depth.json")
     )
     train = val = None
-    if not (original.exists() and student.exists()):
+    if not (original.exists() and student.exists() and record.exists()):
         train, val = training_data(bench)
-    common: dict[str, Any] = {"batch_size": 128, "patience": 1000, "augment": "flip", "precision": "bfloat16"}
+    common: dict[str, Any] = {
+        "batch_size": 128, "patience": 1000, "augment": "flip-shift", "precision": "bfloat16"
+    }  # fmt: skip
     teacher = loaded.module
     if original.exists():
         teacher.load_state_dict(load_file(original))
@@ -94,15 +98,23 @@ def trained(bench: Any, loaded: Any) -> tuple[Any, Any]:
         )
         teacher = tuned.module
         save_file(teacher.state_dict(), original)
+    if record.exists():
+        shallow = apply_depth(teacher, json.loads(record.read_text()))
+    else:
+        made = remove_blocks(teacher, loaded.example_inputs, blocks=BLOCKS, probe=train, emit=tell)
+        shallow = made.module
+        record.write_text(json.dumps(made.record))
+    last = [n for n, _ in shallow.named_modules() if n.startswith("layer3.") and n.endswith(".conv1")]
     pruned = prune(
-        teacher, loaded.example_inputs, ratio=RATIO, ratios=RECIPE_RATIOS, round_to=ROUND, probe=train,
+        shallow, loaded.example_inputs, ratio=0, round_to=ROUND, probe=train,
+        ratios=dict.fromkeys(last, RATIO),
         importance="taylor" if train is not None else "l2", task="classification",
     )  # fmt: skip
     if student.exists():  # its widths follow from the ratios, whichever channels have gone
-        return teacher, apply_history(teacher, pruned.history, load_file(student))
+        return teacher, apply_history(shallow, pruned.history, load_file(student))
     assert train is not None
     epochs = bench.epochs(STUDENT_EPOCHS)
-    settings = Settings(epochs=epochs, lr=0.04, **common)
+    settings = Settings(epochs=epochs, lr=0.05, **common)
     start = time.perf_counter()
     tuned = finetune(
         pruned.module, teacher, train, task="classification", settings=settings, val=val, emit=tell

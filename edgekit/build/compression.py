@@ -24,8 +24,8 @@ class Compressed:
 
     Each step starts from the weights and the structure that the one before has left. ``sha256`` names
     the module: the original's (or the student's) digest, or that of the weights after the last step.
-    ``pruning``, ``lowrank``, ``sparsity``, ``finetuning``, ``qat`` are the steps' results, None where they
-    were not planned.
+    ``depth``, ``pruning``, ``lowrank``, ``sparsity``, ``finetuning``, ``qat`` are the steps' results, None
+    where they were not planned.
     """
 
     def __init__(self, inputs: Inputs, runner: Runner, plan: Plan) -> None:
@@ -34,6 +34,7 @@ class Compressed:
         self._base: LoadedModel = inputs.student or inputs.model
         self.sha256 = self._base.spec.sha256
         self.params, self.macs = self._base.spec.params, self._base.spec.macs
+        self.depth: Mapping[str, Any] | None = None
         self.pruning: Mapping[str, Any] | None = None
         self.lowrank: Mapping[str, Any] | None = None
         self.sparsity: Mapping[str, Any] | None = None
@@ -41,6 +42,7 @@ class Compressed:
         self.qat: Mapping[str, Any] | None = None
         self._weights: str | None = None
         steps: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+            "depth": self._remove_blocks,
             "shrink": self._shrink,
             "prune": self._prune,
             "lowrank": self._factorise,
@@ -74,10 +76,13 @@ class Compressed:
             return base
         from safetensors.torch import load_file
 
+        from edgekit.compress.depth import apply_depth
         from edgekit.compress.history import load_weights, reshape
         from edgekit.compress.lowrank import apply_lowrank
 
         module = copy.deepcopy(base).eval()
+        if self.depth is not None:
+            module = apply_depth(module, self.depth["record"])
         if self.pruning is not None:
             module = reshape(module, self.pruning["history"])
         if self.lowrank is not None:
@@ -93,6 +98,8 @@ class Compressed:
             "tools": tool_versions("torch", *tools),
         }
         # Weights alone do not say the structure once layers have been replaced.
+        if self.depth is not None:
+            key["depth"] = self.depth["record"]
         if self.lowrank is not None:
             key["lowrank"] = self.lowrank["record"]
         if train:
@@ -105,6 +112,33 @@ class Compressed:
                 "seed": self._runner.seed,
             }
         return key
+
+    def _remove_blocks(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        runner, datas = self._runner, self._inputs.datas
+        probe = datas.get("train") or datas.get("calib")
+
+        def work() -> dict[str, Any]:
+            from edgekit.compress.depth import remove_blocks
+
+            made = remove_blocks(
+                self.module(), self._base.example_inputs, probe=probe, emit=runner.emit, **config
+            )
+            weights = self._put_weights(made.module)
+            return {
+                "objects": [weights],
+                "weights": weights,
+                "record": made.record,
+                "removed": [asdict(r) for r in made.removed],
+                "params_after": made.params_after,
+                "macs_after": made.macs_after,
+            }
+
+        key = self._key(config)
+        if config["blocks"]:
+            key["probe"] = None if probe is None else probe.sha256
+        self.depth = runner.run("depth", key, work)
+        self._count(self.depth)
+        return self.depth
 
     def _prune(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         runner, base = self._runner, self._base

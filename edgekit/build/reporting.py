@@ -272,6 +272,7 @@ def _pruning(made: Made) -> dict[str, Any] | None:
     step, taught = made.plan.step("prune"), made.plan.step("finetune")
     config = {} if step is None else step.config
     return {
+        "removed_blocks": list((compressed.depth or {}).get("removed", ())),
         "ratio": config.get("ratio"),
         "importance": None if step is None else config.get("importance", "l2"),
         "scope": None if step is None else config.get("scope", "layer"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.errors import UserError
 from edgekit.plan.pruning import plan_pruning
 from edgekit.plan.request import DataFacts, Request
+from edgekit.plan.targeting import wanted
 from edgekit.settings import SETTINGS
 from edgekit.types import ModelSpec, PlanStep, Rejected, Scheme
 
@@ -51,7 +52,7 @@ def plan_compression(
         raise UserError(
             "a teacher was given, but there is no training data to teach with", hint="give --train"
         )
-    steps = []
+    steps = _depth(model, data, request, settings)
     prune = plan_pruning(model, data, request, settings, profile, rejected)
     if prune is not None:
         if settings["prune.bn_l1"] > 0:
@@ -132,6 +133,32 @@ def _trainable(model: ModelSpec, request: Request, key: str) -> None:
             f"{key} was set, but this model cannot be changed: its source is fixed",
             hint="give the model as file.py:callable or package.module:callable",
         )
+
+
+def _depth(
+    model: ModelSpec, data: DataFacts, request: Request, settings: Mapping[str, Any]
+) -> list[PlanStep]:
+    blocks, remove = settings["depth.blocks"], list(settings["depth.remove"])
+    if blocks == 0 and not remove:
+        return []
+    _trainable(model, request, "depth.blocks" if blocks else "depth.remove")
+    if wanted(request):
+        raise UserError(
+            "depth.* and a target for speed exclude each other: the search narrows the whole model",
+            hint="leave --speedup and --latency away and say with prune.ratio how much narrower it gets",
+        )
+    if blocks and data.train == 0 and data.calib == 0:
+        raise UserError(
+            "depth.blocks was set, but there are no samples to measure blocks on", hint="give --train"
+        )
+    named = f"{', '.join(remove)} and {blocks} more blocks" if remove and blocks else ", ".join(remove)
+    return [
+        PlanStep(
+            name="depth",
+            config={"blocks": blocks, "remove": remove, "ignore": list(settings["depth.ignore"])},
+            reason=f"asked for: {named or f'{blocks} blocks'} left out; fewer layers take less time",
+        )
+    ]
 
 
 def _low_rank(

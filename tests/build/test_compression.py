@@ -100,6 +100,49 @@ def test_one_step_alone_and_without_training_data(tiny_model_dir: Path, store: S
     assert not _steps(runner) and not nothing.changed and nothing.module() is inputs.model.module
 
 
+RESIDUAL = """
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(x + self.conv(x))
+
+
+def net():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), Block(), Block(), Block()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, 3))
+"""
+
+
+def test_blocks_go_before_channels_and_the_rest_is_trained(
+    tiny_model_dir: Path, store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "residual.py"
+    path.write_text(RESIDUAL)
+    entry = tiny_model_dir / "model.py"
+    settings = ["depth.remove=3", "depth.blocks=1", "depth.ignore=2", "prune.ratio=0.5", "finetune.epochs=1"]
+    asked = Request(settings=parse_settings(settings))
+    sources = Sources(model=f"{path}:net", calib=f"{entry}:calib", train=f"{entry}:train")
+    inputs = load_inputs(sources, "pi4", asked)
+    plan = make_plan(inputs.profile, inputs.model.spec, inputs.facts(), asked)
+    for cached in (False, True):
+        runner = Runner(store, ignore_events, 0)
+        made = Compressed(inputs, runner, plan)
+        assert _steps(runner) == [(n, cached) for n in ("depth", "prune", "finetune")]
+        assert made.depth is not None and [r["block"] for r in made.depth["removed"]] == ["3", "4"]
+        assert sum(p.numel() for p in made.module().parameters()) == made.params
+        kinds = [type(m).__name__ for m in made.module().children()]
+        assert kinds == ["Conv2d", "ReLU", "Block", "Identity", "Identity", "Flatten", "Linear"]
+
+
 def test_a_student_takes_the_place_of_the_original(tiny_model_dir: Path, store: Store, smaller: Path) -> None:
     made, runner, inputs = _compress(tiny_model_dir, store, student=f"{smaller}:small")
     assert [n for n, _ in _steps(runner)] == ["finetune"] and made.changed

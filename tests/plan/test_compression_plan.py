@@ -50,9 +50,9 @@ def test_wishes_become_steps_in_their_order() -> None:
     plan = _plan(
         "prune.importance=bn", "prune.bn_l1=1e-4", "prune.steps=3", "prune.ratios=a=0.5",
         "prune.scope=isomorphic",
-        "lowrank.energy=0.9", "sparsity.amount=0.7", "distill.kinds=hint",
+        "lowrank.energy=0.9", "sparsity.amount=0.7", "distill.kinds=hint", "depth.blocks=2",
     )  # fmt: skip
-    assert _names(plan) == ["shrink", "prune", "lowrank", "sparsify", "finetune"]
+    assert _names(plan) == ["depth", "shrink", "prune", "lowrank", "sparsify", "finetune"]
     prune, low, tune = plan.step("prune"), plan.step("lowrank"), plan.step("finetune")
     assert prune is not None and low is not None and tune is not None
     assert prune.config["importance"] == "bn" and prune.config["ratios"] == {"a": 0.5}
@@ -81,6 +81,9 @@ FIXED = ModelSpec(**{**vars(MODEL), "trainable": False})
     [
         (lambda: _plan("lowrank.energy=0.9", "lowrank.budget=0.5"), "exclude each other"),
         (lambda: _plan("lowrank.energy=0.9", model=FIXED), "cannot be changed"),
+        (lambda: _plan("depth.remove=a", model=FIXED), "depth.remove was set, but this model cannot"),
+        (lambda: _plan("depth.blocks=1", data=DataFacts()), "no samples to measure blocks on"),
+        (lambda: _plan("depth.blocks=1", speedup=2.0), "exclude each other"),
         (lambda: _plan("sparsity.amount=0.9", model=FIXED), "cannot be changed"),
         (lambda: _plan(student="s", data=DataFacts(calib=9)), "no training data to teach"),
         (lambda: _plan(teacher="t", data=DataFacts(calib=9)), "no training data to teach"),
