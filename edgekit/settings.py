@@ -82,14 +82,25 @@ def _rules(*names: str) -> Callable[[str], Any]:
 
 def _ratios(text: str) -> tuple[tuple[str, float], ...]:
     """ "layer1.conv=0.5,layer2.conv=0.25" as pairs."""
-    parse = _number(0.0, 0.95)
+    return tuple(_pairs(text, _number(0.0, 0.95), "layer=ratio"))
+
+
+def _pairs(text: str, parse: Callable[[str], Any], shape: str) -> list[tuple[str, Any]]:
     pairs = []
     for part in _names(text):
         name, sep, value = part.partition("=")
         if not sep or not name.strip():
-            raise ValueError("must be layer=ratio pairs, comma separated")
+            raise ValueError(f"must be {shape} pairs, comma separated")
         pairs.append((name.strip(), parse(value.strip())))
-    return tuple(pairs)
+    return pairs
+
+
+def _blocks(text: str) -> int | tuple[tuple[str, int], ...]:
+    """ "3", or "layer1=2,layer2=1" as pairs."""
+    parse = _number(0, 10_000, int)
+    if "=" not in text:
+        return int(parse(text))
+    return tuple((name, int(count)) for name, count in _pairs(text, parse, "part=number"))
 
 
 def _auto(inner: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -141,9 +152,10 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             parse=_number(1, 10_000, int), default=5, help="epochs of that training before pruning"
         ),
         "depth.blocks": Setting(
-            parse=_number(0, 10_000, int),
+            parse=_blocks,
             default=0,
-            help="whole blocks to leave out, those whose absence changes the outputs least",
+            help="whole blocks to leave out, those whose absence changes the outputs least; a number, or "
+            "part=number pairs comma separated (layer1=2,layer2=1)",
         ),
         "depth.remove": Setting(parse=_names, default=(), help="blocks to leave out, comma separated"),
         "depth.ignore": Setting(parse=_names, default=(), help="blocks to keep, comma separated"),

@@ -39,10 +39,10 @@ KINDS = (
     ("similarity",),
     ("response", "hint"),
 )
-BLOCKS = 11
-"""Of the 24 blocks of resnet56 that can be left out. In those that are left in the last stage, which hold
-most of the weights, half of the channels between the two convolutions go as well."""
-ORIGINAL_EPOCHS, STUDENT_EPOCHS = 3, 16
+BLOCKS, LAST_RATIO = {"layer1": 6, "layer2": 4, "layer3": 3}, 0.375
+"""Blocks of resnet56 that are left out, of 8 in each stage that can be; and the share of the channels between
+the two convolutions of those that are left in the last stage, which hold most of the weights."""
+ORIGINAL_EPOCHS, STUDENT_EPOCHS = 3, 18
 TIMED, CALIBRATION, HELD = 100, 200, 1000
 
 

@@ -11,8 +11,8 @@ from bench_compress import (
     BLOCKS,
     CALIBRATION,
     HELD,
+    LAST_RATIO,
     ORIGINAL_EPOCHS,
-    RATIO,
     ROUND,
     STUDENT_EPOCHS,
     TIMED,
@@ -107,7 +107,7 @@ def trained(bench: Any, loaded: Any) -> tuple[Any, Any]:
     last = [n for n, _ in shallow.named_modules() if n.startswith("layer3.") and n.endswith(".conv1")]
     pruned = prune(
         shallow, loaded.example_inputs, ratio=0, round_to=ROUND, probe=train,
-        ratios=dict.fromkeys(last, RATIO),
+        ratios=dict.fromkeys(last, LAST_RATIO),
         importance="taylor" if train is not None else "l2", task="classification",
     )  # fmt: skip
     if student.exists():  # its widths follow from the ratios, whichever channels have gone

@@ -63,7 +63,7 @@ def remove_blocks(
     module: nn.Module,
     example_inputs: Sequence[torch.Tensor],
     *,
-    blocks: int = 0,
+    blocks: int | Mapping[str, int] = 0,
     remove: Sequence[str] = (),
     ignore: Sequence[str] = (),
     probe: Data | None = None,
@@ -71,8 +71,9 @@ def remove_blocks(
 ) -> Shallower:
     """Leave blocks out of a copy of ``module``: those of ``remove``, then ``blocks`` more by measurement.
 
-    ``probe`` are the samples on which outputs are compared (at most 256 of them), needed for ``blocks``;
-    ``ignore`` names blocks to keep.
+    ``blocks`` is their number, or the number of each part of the model by its name ({"layer1": 2}), part
+    after part. ``probe`` are the samples on which outputs are compared (at most 256 of them), needed for
+    ``blocks``; ``ignore`` names blocks to keep.
 
     Raises UserError for names that are no blocks, Unsupported where there are fewer blocks than asked for,
     StepFailed where the model does not run without one.
@@ -92,6 +93,7 @@ def remove_blocks(
     both = set(remove) & set(ignore)
     if both:
         raise UserError(f"{min(both)!r} is in depth.remove and in depth.ignore", hint="name it in one")
+    parts = {"": blocks} if isinstance(blocks, int) else dict(blocks)
     result = original
     removed: list[Removed] = []
 
@@ -100,24 +102,26 @@ def remove_blocks(
         params = _params(result)
         result = apply_depth(result, {"version": VERSION, "removed": [name]})
         removed.append(Removed(block=name, noise=noise, params=params - _params(result)))
-        rest = len(remove) + blocks
-        data = {"done": len(removed), "total": rest}
+        data = {"done": len(removed), "total": len(remove) + sum(parts.values())}
         text = f"{name} goes" + ("" if noise is None else f": outputs change by {100 * noise:.2g} % in power")
         emit(Event(kind="progress", step="depth", message=text, data=data))
 
     for name in dict.fromkeys(remove):
         take(name, None)
-    left = [n for n in candidates if n not in remove and n not in ignore]
-    if blocks > len(left):
-        raise Unsupported(
-            f"{blocks} blocks were to go, but only {len(left)} can: {', '.join(left) or 'none'}",
-            hint="lower depth.blocks; a block maps one tensor to one of the same shape",
-        )
-    if blocks > 0:
+    if sum(parts.values()) > 0:
         if probe is None or len(probe) == 0:
             raise UserError("depth.blocks needs samples to measure blocks on", hint="give --train")
         samples = _samples(probe)
-        for _ in range(blocks):
+    for part, count in parts.items():
+        gone = {r.block for r in removed}
+        left = [n for n in candidates if n not in gone and n not in ignore and _inside(n, part)]
+        if count > len(left):
+            where = f" of {part!r}" if part else ""
+            raise Unsupported(
+                f"{count} blocks{where} were to go, but only {len(left)} can: {', '.join(left) or 'none'}",
+                hint="lower depth.blocks; a block is residual and maps one tensor to one of the same shape",
+            )
+        for _ in range(count):
             want = _outputs(result, samples)
             effects = {}
             for name in left:
@@ -206,6 +210,10 @@ def apply_depth(module: nn.Module, record: Mapping[str, Any]) -> nn.Module:
             raise StepFailed(f"the block {name} was to be left out, which the model does not have")
         parts[parent]._modules[leaf] = nn.Identity()
     return result
+
+
+def _inside(name: str, part: str) -> bool:
+    return not part or name == part or name.startswith(part + ".")
 
 
 def _params(module: nn.Module) -> int:

@@ -151,12 +151,17 @@ def _depth(
         raise UserError(
             "depth.blocks was set, but there are no samples to measure blocks on", hint="give --train"
         )
-    named = f"{', '.join(remove)} and {blocks} more blocks" if remove and blocks else ", ".join(remove)
+    count = blocks if isinstance(blocks, int) else sum(n for _, n in blocks)
+    said = list(remove) + ([f"{count} blocks by measurement"] if count else [])
     return [
         PlanStep(
             name="depth",
-            config={"blocks": blocks, "remove": remove, "ignore": list(settings["depth.ignore"])},
-            reason=f"asked for: {named or f'{blocks} blocks'} left out; fewer layers take less time",
+            config={
+                "blocks": blocks if isinstance(blocks, int) else dict(blocks),
+                "remove": remove,
+                "ignore": list(settings["depth.ignore"]),
+            },
+            reason=f"asked for: {', '.join(said)} left out; fewer layers take less time",
         )
     ]
 

@@ -89,6 +89,13 @@ def test_named_blocks_go_and_ignored_ones_stay() -> None:
     assert [r.block for r in alone.removed] == ["blocks.2"]
 
 
+def test_numbers_per_part_are_kept() -> None:
+    made = remove_blocks(_net(), X, blocks={"blocks.2": 1, "blocks": 1, "down": 0}, probe=PROBE)
+    assert [r.block for r in made.removed] == ["blocks.2", "blocks.1"]
+    with pytest.raises(Unsupported, match="1 blocks of 'down' were to go, but only 0 can: none"):
+        remove_blocks(_net(), X, blocks={"down": 1}, probe=PROBE)
+
+
 def test_what_cannot_go_is_said() -> None:
     net = _net()
     with pytest.raises(UserError, match=r"depth\.remove: 'blocks\.3' is no block") as caught:

@@ -63,6 +63,14 @@ def test_wishes_become_steps_in_their_order() -> None:
     assert not any(r.alternative == "unstructured pruning" for r in plan.rejected)
 
 
+def test_blocks_are_named_or_counted_by_part() -> None:
+    step = _plan("depth.blocks=layer1=2,layer2=1", "depth.remove=a").step("depth")
+    assert step is not None and step.config["blocks"] == {"layer1": 2, "layer2": 1}
+    assert "a, 3 blocks by measurement left out" in step.reason
+    with pytest.raises(UserError, match="part=number pairs"):
+        parse_settings(["depth.blocks=layer1=2,layer2"])
+
+
 def test_a_student_is_trained_and_pruned_only_on_request() -> None:
     plan = _plan(student="s.py:net")
     assert _names(plan) == ["finetune"] and "train the student" in plan.steps[0].reason
