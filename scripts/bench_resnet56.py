@@ -55,7 +55,7 @@ def run(bench: Any) -> None:
     right = {key: [top1(file_run(s), d) for d in data.values()] for key, (_, s) in files.items()}
     lengths = " and ".join(str(len(d)) for d in data.values())
     head(
-        f"cifar_resnet56 on tflite/xnnpack, n = {lengths}, latency median (p10 to p90) of {TIMED}, one thread",
+        f"cifar_resnet56 on tflite/xnnpack, n = {lengths}, latency: median (p10 to p90) of {TIMED}",
         "file", "bytes", "smaller", "host ms", "faster", *(f"{c} instructions, fewer" for c in CORES),
         "top-1", "top-1, JPEG", "drop", "drop, JPEG",
     )  # fmt: skip
@@ -66,7 +66,8 @@ def run(bench: Any) -> None:
         ]
         drops = [f"{b - r:.2f}" for b, r in zip(right[base], right[key], strict=True)]
         say(
-            f"{key[0]} {key[1]}", sizes[key], f"{sizes[base] / sizes[key]:.2f}x", "{:.3f} ({:.3f} to {:.3f})".format(*latency[key]),
+            f"{key[0]} {key[1]}", sizes[key], f"{sizes[base] / sizes[key]:.2f}x",
+            "{:.3f} ({:.3f} to {:.3f})".format(*latency[key]),
             f"{latency[base][0] / latency[key][0]:.2f}x", *fewer, *(f"{r:.2f}" for r in right[key]), *drops,
         )  # fmt: skip
     for what, smaller, faster, lost in PUBLISHED:
@@ -152,7 +153,7 @@ def tell(event: Any) -> None:
 
 
 def latencies(files: dict[Any, Any], sample: np.ndarray) -> dict[Any, tuple[float, float, float]]:
-    """Milliseconds of each file's session, one thread, taking turns: median, tenth and ninetieth percentile."""
+    """Milliseconds of each file's session, one thread, taking turns: median, 10th and 90th percentile."""
     raw = {key: session.encode([sample]) for key, (_, session) in files.items()}
     times: dict[Any, list[float]] = {key: [] for key in files}
     for i in range(TIMED + 5):
