@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from edgekit.build.lowering import Lowering, check_finite
 from edgekit.build.measuring import measure
 from edgekit.build.reporting import Made
 from edgekit.build.runner import Runner
+from edgekit.build.trained import Trained, train_for_search
 from edgekit.devices.base import Link
 from edgekit.errors import EdgekitError, StepFailed, Unsupported
 from edgekit.measure.estimate import estimate_latency
@@ -128,9 +130,15 @@ def lower(
     forms: dict[str, Callable[[], Artifact | None]] = {"original": lambda: plain}
     if may_equalize:
         forms["equalized"] = equalized
-    found = _searched(lowering, found, original, target, deadline, forms, form)
+    training = functools.partial(train_for_search, lowering, compressed)
+    found = _searched(lowering, found, original, target, deadline, forms, form, training)
+    shipped = compressed
+    if found.trained is not None:
+        shipped, parity = found.trained.compressed, found.trained.parity
+        changed = list(found.trained.outputs)
+        lowering.check_parity_on_all(changed, found.float_outputs)
     final, verified, outputs = found.file, found.verified, found.outputs
-    companions, warnings = _companions(lowering, float_file, plan.companions, original)
+    companions, warnings = _companions(lowering, found.float_file, plan.companions, original)
 
     measurements: list[Measurement] = []
     equal: Mapping[str, Any] = {}
@@ -142,7 +150,7 @@ def lower(
     made = Made(
         inputs=inputs,
         plan=plan,
-        compressed=compressed,
+        compressed=shipped,
         baseline=baseline_file,
         float_file=found.float_file,
         final=final,
@@ -195,6 +203,8 @@ class _Found:
     float_outputs: Sequence[Array]
     stage: str
     search: Mapping[str, Any] | None = None
+    trained: Trained | None = None
+    """What the search trained, where its file was taken."""
 
 
 def _in_scheme(
@@ -223,6 +233,7 @@ def _searched(
     deadline: float | None,
     forms: Mapping[str, Callable[[], Artifact | None]],
     form: str,
+    train: Callable[[Mapping[str, Any], float | None], Trained],
 ) -> _Found:
     """The planned file, which was made of ``form``, or what the search found where that one breaks a gate."""
     from edgekit.build.search import BudgetSearch, search_rows
@@ -231,7 +242,7 @@ def _searched(
     step = plan.step("search")
     if step is None:
         return found
-    search = BudgetSearch(lowering, step, plan.gates, original, target, forms)
+    search = BudgetSearch(lowering, step, plan.gates, original, target, forms, train)
     planned = Trial(rung="int8", scheme=found.scheme, form=form, note="as planned")
     start = search.point(planned, found.file, found.outputs)
     if start.passed:
@@ -242,7 +253,7 @@ def _searched(
     chosen = outcome.chosen.trial
     if outcome.chosen is not start:
         found = _in_scheme(lowering, search.float_file(chosen.form), chosen.scheme, target, " chosen")
-    return replace(found, search=rows)
+    return replace(found, search=rows, trained=search.trained if chosen.rung == "qat" else None)
 
 
 def _companions(

@@ -11,9 +11,21 @@ import numpy as np
 
 from edgekit.build.lowering import Lowering
 from edgekit.build.scores import SEARCHED, gate_values
+from edgekit.build.trained import Trained
 from edgekit.errors import EdgekitError
 from edgekit.measure.estimate import estimate_latency
-from edgekit.tune import Ladder, Outcome, Point, Ranked, Trial, climb, layers_of, margin_of, rank
+from edgekit.tune import (
+    Ladder,
+    LeftOut,
+    Outcome,
+    Point,
+    Ranked,
+    Trial,
+    climb,
+    layers_of,
+    margin_of,
+    rank,
+)
 from edgekit.types import Artifact, Event, Gate, PlanStep, Unit, to_json
 from edgekit.verify import reference
 
@@ -29,7 +41,9 @@ _RANK_SAMPLES = 8
 
 class BudgetSearch:
     """Trials of one target. ``forms`` makes the float files by name, "original" among
-    them, each when it is first asked for."""
+    them, each when it is first asked for; ``train`` makes the model of the rung "qat" until a deadline.
+
+    ``trained`` is what it gave, None before."""
 
     def __init__(
         self,
@@ -39,11 +53,14 @@ class BudgetSearch:
         original: Sequence[Array],
         target: Target,
         forms: Mapping[str, Callable[[], Artifact | None]],
+        train: Callable[[Mapping[str, Any], float | None], Trained],
     ) -> None:
         self.lowering, self.step, self.original, self.target = lowering, step, original, target
         self.gates = [g for g in gates if g.name in SEARCHED or (g.name == "latency" and self._estimated)]
-        self._makers = forms
+        self._makers, self._train = forms, train
         self._files: dict[str, Artifact | None] = {}
+        self._deadline: float | None = None
+        self.trained: Trained | None = None
 
     def run(self, start: Point, deadline: float | None) -> Outcome:
         """Search from the file as planned."""
@@ -54,7 +71,9 @@ class BudgetSearch:
             wider=tuple(config["wider"]),
             evaluations=int(config["evaluations"]),
             deadline=deadline,
+            left_out=config.get("left_out", {}),
         )
+        self._deadline = deadline
         self._say(f"{_figures(start)}: searching for a file that holds the gates")
         outcome = climb(start, ladder, self._evaluate, self._ranking, clock=time.monotonic)
         self._say(f"{outcome.reason} ({len(outcome.points)} evaluations)")
@@ -74,6 +93,8 @@ class BudgetSearch:
     def _evaluate(self, trial: Trial) -> Point | None:
         started = time.perf_counter()
         try:
+            if trial.rung == "qat":
+                trial = self._quantisation_aware(trial)
             file = self._form(trial.form)
             if file is None:
                 self._say(f"{trial.note}: left out, it has no such layers or torch.export refuses it")
@@ -81,10 +102,24 @@ class BudgetSearch:
             made, outputs = self.lowering.companion(file, trial.scheme, f"search: {trial.note}")
         except EdgekitError as exc:
             self._say(f"{trial.note}: cannot be made ({exc})")
+            if trial.rung == "qat":
+                raise LeftOut(str(exc)) from exc
             return None
         point = self.point(trial, made, outputs, time.perf_counter() - started)
         self._say(f"{trial.note}: {_figures(point)}, {'holds' if point.passed else 'breaks a gate'}")
         return point
+
+    def _quantisation_aware(self, trial: Trial) -> Trial:
+        """The trial with the ranges of training, whose float file is then known by its form."""
+        config = self.step.config["qat"]
+        self._say(f"{trial.note}: up to {config['epochs']} epochs")
+        self.trained = self._train(config, self._deadline)
+        self._files[trial.form] = self.trained.float_file
+        epochs = f"{self.trained.epochs} epoch{'s' if self.trained.epochs > 1 else ''}"
+        if self.trained.epochs < config["epochs"]:
+            epochs += f" of {config['epochs']}, as many as the time budget allows"
+        scheme = self.trained.compressed.scheme(trial.scheme)
+        return replace(trial, scheme=scheme, note=f"{trial.note}, {epochs}")
 
     def point(self, trial: Trial, made: Artifact, outputs: Sequence[Array], seconds: float = 0.0) -> Point:
         """A trial's file and its outputs on all verification samples, held against the gates."""

@@ -104,7 +104,9 @@ def make_plans(
         gates = plan_gates(model, data, request, settings, candidate.scheme, pruned=bool(compress))
         gates += target_gates(request, profile)
         unsearched: list[Rejected] = []
-        search = plan_search(candidate.scheme, candidate.target, gates, request, settings, unsearched)
+        search = plan_search(
+            model, data, candidate.scheme, candidate.target, gates, request, settings, unsearched
+        )
         plans.append(
             Plan(
                 profile=profile.id,

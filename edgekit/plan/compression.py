@@ -91,9 +91,7 @@ def _quantisation_aware(
 ) -> list[PlanStep]:
     if settings["qat.epochs"] == 0:
         if data.train > 0 and scheme.precision == "int8" and (model.trainable or request.student is not None):
-            reason = (
-                "costs training: ask for it with --set qat.epochs=N where post-training ranges lose too much"
-            )
+            reason = "costs training: only a search that needs it does it, or --set qat.epochs=N"
             rejected.append(Rejected(alternative="quantisation-aware training", reason=reason))
         return []
     _trainable(model, request, "qat.epochs")
@@ -107,23 +105,28 @@ def _quantisation_aware(
             f"qat.epochs was set, but the file is {scheme.precision}, not int8",
             hint="leave qat.epochs away, or set quantize.precision=int8",
         )
-    config = _tuning(settings, sparse=settings["sparsity.amount"] is not None)
-    for key in ("kinds", "weight", "layers", "precision"):  # outputs teach, in float32
-        config.pop(key, None)
     return [
         PlanStep(
             name="qat",
-            config={
-                **config,
-                "epochs": settings["qat.epochs"],
-                "lr": settings["qat.lr"],
-                "freeze_bn": settings["qat.freeze_bn"],
-                "per_channel": settings["quantize.per_channel"],
-                "symmetric": scheme.delegate in SYMMETRIC,
-            },
+            config=qat_config(settings, scheme, epochs=settings["qat.epochs"]),
             reason="asked for: training while int8 is played; weights and activation ranges go into the file",
         )
     ]
+
+
+def qat_config(settings: Mapping[str, Any], scheme: Scheme, *, epochs: int) -> dict[str, Any]:
+    """Configuration of quantisation-aware training for a file of ``scheme``."""
+    config = _tuning(settings, sparse=settings["sparsity.amount"] is not None)
+    for key in ("kinds", "weight", "layers", "precision"):  # outputs teach, in float32
+        config.pop(key, None)
+    return {
+        **config,
+        "epochs": epochs,
+        "lr": settings["qat.lr"],
+        "freeze_bn": settings["qat.freeze_bn"],
+        "per_channel": settings["quantize.per_channel"],
+        "symmetric": scheme.delegate in SYMMETRIC,
+    }
 
 
 def _trainable(model: ModelSpec, request: Request, key: str) -> None:
