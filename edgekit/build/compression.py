@@ -20,16 +20,26 @@ if TYPE_CHECKING:
     from edgekit.sources.models import LoadedModel
 
 
+_TRAINING = ("finetune", "qat")
+
+
 class Compressed:
     """The module after compression, built only when a later step needs it.
 
     Each step starts from the weights and the structure that the one before has left. ``sha256`` names
     the module: the original's (or the student's) digest, or that of the weights after the last step.
     ``pruning``, ``lowrank``, ``sparsity``, ``finetuning``, ``qat`` are the steps' results, None where they
-    were not planned; ``qat_config`` is what that training was asked for.
+    were not planned; ``qat_config`` is what that training was asked for. ``before_training`` is called once
+    when the structure is final and the first step that trains it comes next.
     """
 
-    def __init__(self, inputs: Inputs, runner: Runner, plan: Plan) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        runner: Runner,
+        plan: Plan,
+        before_training: Callable[[Compressed], None] | None = None,
+    ) -> None:
         self._inputs = inputs
         self._runner = runner
         self._base: LoadedModel = inputs.student or inputs.model
@@ -51,6 +61,9 @@ class Compressed:
             "qat": self._train_quantised,
         }
         for step in plan.steps:
+            if step.name in _TRAINING and before_training is not None:
+                before_training(self)
+                before_training = None
             if step.name in steps:
                 result = steps[step.name](step.config)
                 self._weights = self.sha256 = str(result["weights"])

@@ -51,11 +51,18 @@ def plan_target(
     settings: Mapping[str, Any],
     profile: DeviceProfile,
     rejected: list[Rejected],
+    warnings: list[str],
 ) -> PlanStep | None:
-    """The search for ratios; None where none is wanted or none is possible. Raises UserError."""
+    """The search for ratios; None where none is wanted or none is possible, then with a warning. Raises
+    UserError."""
     if not wanted(request):
         return None
     basis = basis_of(request, profile)
+    goal = (
+        f"{request.latency_ms:g} ms"
+        if request.latency_ms is not None
+        else f"{request.speedup:g} times faster"
+    )
     if settings["prune.ratio"] is not None or settings["prune.ratios"]:
         rejected.append(Rejected(alternative=_NAME, reason="the ratios of pruning were set"))
         return None
@@ -67,13 +74,10 @@ def plan_target(
             if data.train == 0
             else "a student was given"
         )
-        rejected.append(Rejected(alternative=_NAME, reason=f"{why}: only the precision can make it faster"))
+        reason = f"{why}: only the precision can make it faster"
+        rejected.append(Rejected(alternative=_NAME, reason=reason))
+        warnings.append(f"{goal} was asked for, and pruning cannot bring it: {reason}")
         return None
-    goal = (
-        f"{request.latency_ms:g} ms"
-        if request.latency_ms is not None
-        else f"{request.speedup:g} times faster"
-    )
     words = {
         "device": f"latency measured on {request.device}",
         "instructions": "instructions counted on the emulated core",
