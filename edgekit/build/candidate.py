@@ -17,6 +17,7 @@ from edgekit.build.inputs import Inputs
 from edgekit.build.keeping import check_kept
 from edgekit.build.lowering import Lowering, check_finite
 from edgekit.build.measuring import measure
+from edgekit.build.precisions import compare_precisions
 from edgekit.build.reporting import Made
 from edgekit.build.runner import Runner
 from edgekit.build.search import BudgetSearch, search_rows
@@ -133,6 +134,7 @@ def lower(
     forms: dict[str, Callable[[], Artifact | None]] = {"original": lambda: plain}
     if may_equalize:
         forms["equalized"] = equalized
+    planned = found
     costs = Costs(backend, runner, inputs.profile, target, link, [x[:1] for x in lowering.samples])
     step = plan.step("search")
     hopeless: str | None = None
@@ -188,6 +190,8 @@ def lower(
         estimates=_estimates(costs, {"baseline": baseline_file, "final": final}),
         target=target_search,
     )
+    as_planned = (planned.file, planned.outputs)
+    made = replace(made, precisions=compare_precisions(made, as_planned, lowering, target, costs))
     gates = gates_for(plan.gates, found.scheme, verified["units"])
     return Candidate(
         plan=plan,
