@@ -1,7 +1,8 @@
-"""The search for pruning ratios that meet a latency or a speed-up, before anything else is built."""
+"""The search for pruning ratios that meet a latency, a speed-up or a size, before anything else is built."""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -141,12 +142,12 @@ class _Search:
         self.basis = str(step.config["basis"])
         self._link = link
         self._target = next(t for t in inputs.profile.targets if f"{t.runtime}/{t.delegate}" == plan.target)
-        if self.basis != "estimate" and link is None:
+        if self.basis in ("device", "instructions") and link is None:
             raise StepFailed(
                 f"the target is to be met by {self.basis}, and nothing can be measured",
                 hint="see `edgekit doctor`",
             )
-        self.unit = "instructions" if self.basis == "instructions" else "ms"
+        self.unit = {"instructions": "instructions", "size": "bytes"}.get(self.basis, "ms")
         module = inputs.model.module
         assert module is not None, "planned for trainable models only"
         self._module = module
@@ -158,7 +159,7 @@ class _Search:
 
     def whole(self) -> float:
         """Cost of the file of the whole model, as planned."""
-        return self._cost("target: trial of 0 groups", {}, self._scheme)
+        return self._cost("target: trial of 0 groups", {}, self._scheme)[0]
 
     @property
     def _scheme(self) -> Scheme:
@@ -168,20 +169,29 @@ class _Search:
         if self._config["latency_ms"] is not None:
             self.limit = float(self._config["latency_ms"])
         if self._config["speedup"] is not None:
-            self.baseline = self._cost("target: original", {}, Scheme(delegate=self.plan.delegate))
+            self.baseline = self._cost("target: original", {}, Scheme(delegate=self.plan.delegate))[0]
             asked = self.baseline / float(self._config["speedup"])
             self.limit = min(self.limit or asked, asked)
-        path = path_of(self._curves())
+        most: int | None = self._config["max_size_bytes"]
+        if self.basis == "size":
+            assert most is not None
+            self.limit = float(most)
 
-        def cost(ratios: Mapping[str, float]) -> float:
-            found = self._cost(f"target: trial of {len(ratios)} groups", ratios, self._scheme)
-            message = f"{len(ratios)} groups narrowed: {found:,.4g} {self.unit} (limit {self.limit:,.4g})"
+        @functools.cache
+        def cost_of(groups: tuple[tuple[str, float], ...]) -> float:
+            found, size = self._cost(f"target: trial of {len(groups)} groups", dict(groups), self._scheme)
+            message = f"{len(groups)} groups narrowed: {found:,.4g} {self.unit} (limit {self.limit:,.4g})"
+            if most is not None and size > most:
+                message += f", {size - most:,} bytes too large"
+                found = max(found, self.limit * size / most)  # as far above this limit as above that one
             self._runner.emit(Event(kind="info", step=self._runner.shown("target"), message=message))
             return found
 
+        # Sensitivities take time: not where nothing has to be narrowed.
+        path = [{}] if cost_of(()) <= self.limit else path_of(self._curves())
         return meet(
             path,
-            cost,
+            lambda ratios: cost_of(tuple(ratios.items())),
             self.limit,
             evaluations=int(self._config["evaluations"]),
             stop=lambda: deadline is not None and time.monotonic() >= deadline,
@@ -234,27 +244,31 @@ class _Search:
             "tools": tool_versions("torch", "torch-pruning"),
         }
         result = runner.run("sensitivity", key, work)
-        whole = model.spec.macs or 0
+        # What narrowing is to save orders the steps: weights for a file's size, else arithmetic.
+        whole, column = (model.spec.macs or 0, 3) if self.basis != "size" else (model.spec.params or 0, 4)
         return [
             GroupCurve(
                 name=c["name"],
                 metric=c["metric"],
                 size=whole,
                 widths=tuple(
-                    Width(ratio=p[0], metric=p[2], size=whole if p[3] is None else p[3]) for p in c["points"]
+                    Width(ratio=p[0], metric=p[2], size=whole if p[column] is None else p[column])
+                    for p in c["points"]
                 ),
             )
             for c in result["curves"]
         ]
 
-    def _cost(self, name: str, ratios: Mapping[str, float], scheme: Scheme) -> float:
-        """What a file costs; latencies on a device are measured anew each time."""
+    def _cost(self, name: str, ratios: Mapping[str, float], scheme: Scheme) -> tuple[float, int]:
+        """What a file costs, and its bytes; latencies on a device are measured anew each time."""
 
         def work() -> dict[str, Any]:
-            return {"objects": [], "cost": self._measured(self._file(ratios, scheme))}
+            file = self._file(ratios, scheme)
+            return {"objects": [], "cost": self._measured(file), "bytes": file.bytes}
 
         if self.basis == "device":
-            return float(work()["cost"])
+            made = work()
+            return float(made["cost"]), int(made["bytes"])
         calib = self._inputs.datas.get("calib")
         key = {
             "model": self._inputs.model.spec.sha256,
@@ -270,7 +284,8 @@ class _Search:
             "round_to": self._config["round_to"],
             "tools": {**self._backend.tools(), **tool_versions("torch-pruning")},
         }
-        return float(self._runner.run("target cost", key, work, label=name)["cost"])
+        found = self._runner.run("target cost", key, work, label=name)
+        return float(found["cost"]), int(found["bytes"])
 
     def _file(self, ratios: Mapping[str, float], scheme: Scheme) -> Artifact:
         runner, model = self._runner, self._inputs.model
@@ -313,6 +328,8 @@ class _Search:
         ).module
 
     def _measured(self, file: Artifact) -> float:
+        if self.basis == "size":
+            return float(file.bytes)
         profile, runner = self._inputs.profile, self._runner
         first = [x[:1] for x in self._inputs.verification(seed=runner.seed)[0]]
         costs = Costs(self._backend, runner, profile, self._target, self._link, first)

@@ -14,6 +14,7 @@ _BASES = {
     "device": "latency measured on the device",
     "instructions": "instructions on the emulated core",
     "estimate": "latency estimated from the profile's coefficients",
+    "size": "the size of the file",
 }
 
 _RUNGS = {

@@ -14,6 +14,7 @@ from edgekit.errors import StepFailed, UserError
 from edgekit.plan import DataFacts, make_plan
 from edgekit.profiles.loader import load_profile
 from edgekit.recipe import load_recipe
+from edgekit.store import Store
 from edgekit.tune.target import Met
 from edgekit.types import ModelSpec, TensorSpec, ignore_events
 
@@ -226,3 +227,40 @@ def test_a_speedup_on_the_emulators_count_is_met_within_five_percent_or_cannot_b
         assert built.status == "gate_failed" and not gate["passed"]
         assert "cannot be met" in aimed["reason"]
         assert any("cannot be met" in w for w in built.report["warnings"])
+
+
+def test_a_size_alone_is_told_by_the_file() -> None:
+    pi4 = load_profile("pi4")
+    plan = make_plan(pi4, MODEL, DATA, Request(max_size_bytes=50_000))
+    step, prune = plan.step("target"), plan.step("prune")
+    assert step is not None and step.config["basis"] == "size" and "at most 0.05 MB" in step.reason
+    assert prune is not None and prune.config["ratio"] == 0.0
+    both = make_plan(pi4, MODEL, DATA, Request(max_size_bytes=50_000, speedup=2.0)).step("target")
+    assert both is not None and both.config["basis"] == "instructions"
+    assert both.config["max_size_bytes"] == 50_000 and "2 times faster and at most 0.05 MB" in both.reason
+    untrained = make_plan(pi4, MODEL, DataFacts(calib=60), Request(max_size_bytes=50_000))
+    assert untrained.step("target") is None and untrained.warnings == plan.warnings
+    assert any("make it smaller" in r.reason for r in untrained.rejected)
+
+
+@pytest.mark.slow
+def test_groups_are_narrowed_until_the_file_is_small_enough(tiny_model_dir: Path, tmp_path: Path) -> None:
+    entry = tiny_model_dir / "model.py"
+    sources = Sources(
+        model=f"{entry}:net", calib=f"{entry}:calib", eval=f"{entry}:eval", train=f"{entry}:train"
+    )
+    store = Store(tmp_path / "store")
+    store.root.mkdir()
+
+    def run(limit: int) -> Any:
+        settings = {"finetune.epochs": 1, "search.rungs": ()}
+        request = Request(target="onnx/cpu", max_size_bytes=limit, max_drop=100.0, settings=settings)
+        return build(sources, "generic_x86_64", request, out=tmp_path / str(limit), store=store).report
+
+    whole = run(10_000_000)
+    assert whole["target_search"]["ratios"] == {} and whole["pruning"] is None
+    assert whole["target_search"]["cost"] == whole["size"]["final_bytes"]
+    small = run(round(0.8 * whole["size"]["final_bytes"]))
+    assert small["status"] == "ok" and small["target_search"]["reached"]
+    assert small["size"]["final_bytes"] == pytest.approx(small["target_search"]["cost"], rel=0.01)
+    assert small["params"]["final"] < small["params"]["baseline"]
