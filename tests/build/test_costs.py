@@ -139,3 +139,14 @@ def test_a_cost_that_nothing_tells_is_not_called_too_high() -> None:
     found = search(int8=4.0, plain=9.0, limits={"speedup": 2.0})
     why = found.hopeless(start({"speedup": None}, cost=4.0))
     assert why is not None and "nothing tells the speedup" in why
+
+
+def test_an_estimate_counts_what_the_delegate_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.build import costs
+
+    seen: list[Any] = []
+    monkeypatch.setattr(costs, "estimate_latency", lambda *a, coverage=(): seen.append(coverage))
+    backend: Any = SimpleNamespace(units=lambda file: [], coverage=lambda file, target: [{"index": 3}])
+    nothing: Any = None
+    Costs(backend, nothing, nothing, nothing, None, []).estimate(nothing)
+    assert seen == [[{"index": 3}]]
