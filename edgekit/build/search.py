@@ -43,7 +43,8 @@ class BudgetSearch:
     """Trials of one target. ``forms`` makes the float files by name, "original" among
     them, each when it is first asked for; ``train`` makes the model of the rung "qat" until a deadline.
 
-    ``trained`` is what it gave, None before."""
+    ``trained`` is what it gave, None before.
+    """
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class BudgetSearch:
             wider=tuple(config["wider"]),
             evaluations=int(config["evaluations"]),
             deadline=deadline,
-            left_out=config.get("left_out", {}),
+            left_out={} if accurate else config.get("left_out", {}),
         )
         self._deadline = deadline
         self._say(f"{_figures(start)}: searching for a file that holds the gates")

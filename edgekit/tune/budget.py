@@ -211,7 +211,8 @@ class _Search:
             self.left_out("qat", str(why))
             return None
         if point is not None and point.passed:
-            return f"{_QAT} holds the gates, all layers in int8"
+            kept = " but those that were to stay in float32" if point.trial.kept else ""
+            return f"{_QAT} holds the gates, all layers in int8{kept}"
         return None
 
     def left_out(self, rung: str, why: str) -> None:

@@ -150,3 +150,11 @@ def test_an_estimate_counts_what_the_delegate_leaves(monkeypatch: pytest.MonkeyP
     nothing: Any = None
     Costs(backend, nothing, nothing, nothing, None, []).estimate(nothing)
     assert seen == [[{"index": 3}]]
+
+
+def test_a_build_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.build import Sources, plan_build
+
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    with pytest.raises(UserError, match="says nothing about --latency on pi4"):
+        plan_build(Sources(model="is_not_there.py:net"), "pi4", Request(latency_ms=3.0, device="local"))
