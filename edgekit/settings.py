@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekit.errors import UserError
 
-RUNGS = ("calibration", "equalization", "mixed", "wider")
+RUNGS = ("calibration", "equalization", "mixed", "qat", "wider")
 """The ladder that the accuracy budget climbs, in order."""
 
 
@@ -277,6 +277,11 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             parse=_number(2, 10_000, int),
             default=16,
             help="most files that are made to rank layers by what int8 costs them",
+        ),
+        "search.qat_epochs": Setting(
+            parse=_number(1, 10_000, int),
+            default=5,
+            help="epochs of quantisation-aware training where a search comes to it",
         ),
         "calib.samples": Setting(
             parse=_number(1, 100_000, int), default=200, help="most calibration samples"

@@ -16,7 +16,9 @@ from edgekit.build.candidate import Candidate, lower
 from edgekit.build.choice import Choice, choose
 from edgekit.build.comparison import Failed, target_rows
 from edgekit.build.compression import Compressed
+from edgekit.build.costs import check_judge
 from edgekit.build.inputs import Inputs, Sources, load_inputs
+from edgekit.build.keeping import check_kept_of
 from edgekit.build.measuring import open_for_build
 from edgekit.build.output import check_writable, staged
 from edgekit.build.planning import plan_targets
@@ -103,11 +105,13 @@ def build(
     links = [_open(plan, inputs, request, runner) for plan in plans]
     minutes = request.time_budget_minutes
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    targeted = search_target(inputs, runner, plans[0], links[0][0], deadline)
+    targeted = search_target(inputs, runner, list(zip(plans, (x for x, _ in links), strict=True)), deadline)
     if targeted is not None:  # one compressed model serves every target of the build
         plans = [targeted.applied(p) for p in plans]
+        for text in targeted.warnings:
+            listener(Event(kind="warning", step="target", message=text))
     found_target = None if targeted is None else targeted.report
-    compressed = Compressed(inputs, runner, plans[0])
+    compressed = Compressed(inputs, runner, plans[0], lambda made: check_kept_of(plans, inputs, runner, made))
     finished: list[tuple[Candidate, Sequence[str], Runner]] = []
     failed: list[Failed] = []
     for plan, (link, missing) in zip(plans, links, strict=True):
@@ -152,7 +156,10 @@ def _open(plan: Plan, inputs: Inputs, request: Request, runner: Runner) -> tuple
     asked_for = request.device is not None
     backend = get_backend(plan.backend)
     device = str(step.config["device"])
-    return open_for_build(device, asked_for, inputs.profile, backend, runner, delegate=plan.delegate)
+    opened = open_for_build(device, asked_for, inputs.profile, backend, runner, delegate=plan.delegate)
+    if opened[0] is not None:
+        check_judge(request, inputs.profile, opened[0])
+    return opened
 
 
 def _is_of_the_target(exc: Exception) -> bool:

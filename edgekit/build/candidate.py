@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,19 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.backends import Backend, get_backend
 from edgekit.build.compression import Compressed
+from edgekit.build.costs import Costs, GateCosts
 from edgekit.build.equality import tolerance_of
 from edgekit.build.forms import equalized_source
 from edgekit.build.inputs import Inputs
+from edgekit.build.keeping import check_kept
 from edgekit.build.lowering import Lowering, check_finite
 from edgekit.build.measuring import measure
+from edgekit.build.precisions import compare_precisions
 from edgekit.build.reporting import Made
 from edgekit.build.runner import Runner
+from edgekit.build.search import BudgetSearch, search_rows
+from edgekit.build.trained import Trained, train_for_search
 from edgekit.devices.base import Link
 from edgekit.errors import EdgekitError, StepFailed, Unsupported
-from edgekit.measure.estimate import estimate_latency
 from edgekit.plan.gates import gates_for
 from edgekit.tune import Trial
-from edgekit.types import Artifact, Event, Gate, Measurement, Plan, Scheme, to_json
+from edgekit.types import Artifact, Event, Gate, Measurement, Plan, Scheme
 
 if TYPE_CHECKING:
     from edgekit.bundle.golden import GoldenSample
@@ -121,6 +126,7 @@ def lower(
                 hint="leave it away: models that torch.export does not take (TorchScript) have none",
             )
         float_file = even
+    check_kept(plan.scheme, [u.name for u in backend.units(float_file)], plan.target)
     found = _in_scheme(lowering, float_file, compressed.scheme(plan.scheme), target)
     lowering.check_parity_on_all(changed, found.float_outputs)
     # Trained ranges belong to the channels that training has seen.
@@ -128,9 +134,30 @@ def lower(
     forms: dict[str, Callable[[], Artifact | None]] = {"original": lambda: plain}
     if may_equalize:
         forms["equalized"] = equalized
-    found = _searched(lowering, found, original, target, deadline, forms, form)
+    planned = found
+    costs = Costs(backend, runner, inputs.profile, target, link, [x[:1] for x in lowering.samples])
+    step = plan.step("search")
+    hopeless: str | None = None
+    if step is not None:
+        search = BudgetSearch(
+            lowering,
+            step,
+            plan.gates,
+            original,
+            target,
+            forms,
+            functools.partial(train_for_search, lowering, compressed),
+            costs,
+            GateCosts(costs, baseline_file, link),
+        )
+        found, hopeless = _searched(search, found, deadline, form)
+    shipped = compressed
+    if found.trained is not None:
+        shipped, parity = found.trained.compressed, found.trained.parity
+        changed = list(found.trained.outputs)
+        lowering.check_parity_on_all(changed, found.float_outputs)
     final, verified, outputs = found.file, found.verified, found.outputs
-    companions, warnings = _companions(lowering, float_file, plan.companions, original)
+    companions, warnings = _companions(lowering, found.float_file, plan.companions, original)
 
     measurements: list[Measurement] = []
     equal: Mapping[str, Any] = {}
@@ -142,7 +169,7 @@ def lower(
     made = Made(
         inputs=inputs,
         plan=plan,
-        compressed=compressed,
+        compressed=shipped,
         baseline=baseline_file,
         float_file=found.float_file,
         final=final,
@@ -160,9 +187,11 @@ def lower(
         scheme=found.scheme,
         final_stage=found.stage,
         search=found.search,
-        estimates=_estimates(inputs, backend, target, {"baseline": baseline_file, "final": final}),
+        estimates=_estimates(costs, {"baseline": baseline_file, "final": final}),
         target=target_search,
     )
+    as_planned = (planned.file, planned.outputs)
+    made = replace(made, precisions=compare_precisions(made, as_planned, lowering, target, costs))
     gates = gates_for(plan.gates, found.scheme, verified["units"])
     return Candidate(
         plan=plan,
@@ -175,6 +204,7 @@ def lower(
         golden=tuple(_golden(runner, lowering, final, verified)),
         warnings=(
             *warnings,
+            *([] if hopeless is None else [hopeless]),
             *verified["complaints"],
             *_dead_channel_warning(found.meta),
             *_more_instructions(measurements),
@@ -195,6 +225,8 @@ class _Found:
     float_outputs: Sequence[Array]
     stage: str
     search: Mapping[str, Any] | None = None
+    trained: Trained | None = None
+    """What the search trained, where its file was taken."""
 
 
 def _in_scheme(
@@ -216,33 +248,25 @@ def _in_scheme(
 
 
 def _searched(
-    lowering: Lowering,
-    found: _Found,
-    original: Sequence[Array],
-    target: Target,
-    deadline: float | None,
-    forms: Mapping[str, Callable[[], Artifact | None]],
-    form: str,
-) -> _Found:
-    """The planned file, which was made of ``form``, or what the search found where that one breaks a gate."""
-    from edgekit.build.search import BudgetSearch, search_rows
-
-    plan = lowering.plan
-    step = plan.step("search")
-    if step is None:
-        return found
-    search = BudgetSearch(lowering, step, plan.gates, original, target, forms)
+    search: BudgetSearch, found: _Found, deadline: float | None, form: str
+) -> tuple[_Found, str | None]:
+    """The planned file, which was made of ``form``, or what the search found where that one breaks a gate;
+    and why there was no search where none could help."""
     planned = Trial(rung="int8", scheme=found.scheme, form=form, note="as planned")
     start = search.point(planned, found.file, found.outputs)
     if start.passed:
-        return found
+        return found, None
+    hopeless = search.hopeless(start)
+    if hopeless is not None:
+        return found, hopeless
     began = time.monotonic()
     outcome = search.run(start, deadline)
-    rows = search_rows(outcome, plan.gates, time.monotonic() - began)
+    rows = search_rows(outcome, search.gates, time.monotonic() - began)
     chosen = outcome.chosen.trial
     if outcome.chosen is not start:
-        found = _in_scheme(lowering, search.float_file(chosen.form), chosen.scheme, target, " chosen")
-    return replace(found, search=rows)
+        float_file = search.float_file(chosen.form)
+        found = _in_scheme(search.lowering, float_file, chosen.scheme, search.target, " chosen")
+    return replace(found, search=rows, trained=search.trained if chosen.rung == "qat" else None), None
 
 
 def _companions(
@@ -281,18 +305,10 @@ def _golden_outputs(lowering: Lowering, artifact: Artifact) -> tuple[tuple[Array
     )
 
 
-def _estimates(
-    inputs: Inputs, backend: Backend, target: Target, files: Mapping[str, Artifact]
-) -> dict[str, float]:
+def _estimates(costs: Costs, files: Mapping[str, Artifact]) -> dict[str, float]:
     """Milliseconds by file that the profile's coefficients predict; none where it has none."""
-    found = {}
-    for subject, file in files.items():
-        units = [to_json(u) for u in backend.units(file)]
-        covered = [to_json(c) for c in backend.coverage(file, target)]
-        estimate = estimate_latency(inputs.profile, target, units, coverage=covered)
-        if estimate is not None:
-            found[subject] = estimate.ms
-    return found
+    found = {subject: costs.estimate(file) for subject, file in files.items()}
+    return {subject: estimate.ms for subject, estimate in found.items() if estimate is not None}
 
 
 def _check_equal(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,15 @@ from edgekit.backends.onnx_export import tool_versions
 from edgekit.build.inputs import Inputs
 from edgekit.build.runner import Runner
 from edgekit.errors import StepFailed
-from edgekit.types import Plan, Scheme
+from edgekit.types import Emit, Plan, Scheme
 
 if TYPE_CHECKING:
     import torch
 
     from edgekit.sources.models import LoadedModel
+
+
+_TRAINING = ("finetune", "qat")
 
 
 class Compressed:
@@ -25,10 +29,17 @@ class Compressed:
     Each step starts from the weights and the structure that the one before has left. ``sha256`` names
     the module: the original's (or the student's) digest, or that of the weights after the last step.
     ``depth``, ``pruning``, ``lowrank``, ``sparsity``, ``finetuning``, ``qat`` are the steps' results, None
-    where they were not planned.
+    where they were not planned; ``qat_config`` is what that training was asked for. ``before_training`` is
+    called once when the structure is final and the first step that trains it comes next.
     """
 
-    def __init__(self, inputs: Inputs, runner: Runner, plan: Plan) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        runner: Runner,
+        plan: Plan,
+        before_training: Callable[[Compressed], None] | None = None,
+    ) -> None:
         self._inputs = inputs
         self._runner = runner
         self._base: LoadedModel = inputs.student or inputs.model
@@ -40,6 +51,7 @@ class Compressed:
         self.sparsity: Mapping[str, Any] | None = None
         self.finetuning: Mapping[str, Any] | None = None
         self.qat: Mapping[str, Any] | None = None
+        self.qat_config: Mapping[str, Any] | None = None
         self._weights: str | None = None
         steps: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
             "depth": self._remove_blocks,
@@ -51,6 +63,9 @@ class Compressed:
             "qat": self._train_quantised,
         }
         for step in plan.steps:
+            if step.name in _TRAINING and before_training is not None:
+                before_training(self)
+                before_training = None
             if step.name in steps:
                 result = steps[step.name](step.config)
                 self._weights = self.sha256 = str(result["weights"])
@@ -66,6 +81,27 @@ class Compressed:
             return planned
         rows = tuple(tuple(float(v) for v in row) for row in self.qat["ranges"])
         return replace(planned, calibration="minmax", trained=rows)  # type: ignore[arg-type]
+
+    def trained(self, config: Mapping[str, Any], emit: Emit | None = None) -> Compressed:
+        """This module after quantisation-aware training, which plans with a "qat" step do in any case.
+
+        ``emit`` hears of its progress in place of the build's; what it raises ends the training.
+        """
+        made = copy.copy(self)
+        made._weights = made.sha256 = str(made._train_quantised(config, emit)["weights"])
+        return made
+
+    def training_known(self, config: Mapping[str, Any]) -> bool:
+        """Whether :meth:`trained` would find its result in the cache."""
+        return self._runner.knows("qat", self._qat_key(config))
+
+    def training_seconds(self, config: Mapping[str, Any]) -> float:
+        """About how long one epoch of :meth:`trained` takes on this machine, from a few of its batches."""
+        from edgekit.compress.qat import seconds_per_epoch
+
+        how = self._qat_arguments(config)
+        with _quantiser():
+            return seconds_per_epoch(self.module(), self._teacher(), **how)
 
     def module(self) -> torch.nn.Module:
         """The compressed module, in eval mode."""
@@ -264,29 +300,33 @@ class Compressed:
 
         return runner.run(name, self._key(config, train=True), work)
 
-    def _train_quantised(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        runner, datas = self._runner, self._inputs.datas
-        details = dict(config)
+    def _qat_arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        from edgekit.compress.finetune import Settings
+
+        details, datas = dict(config), self._inputs.datas
         per_channel, symmetric = details.pop("per_channel"), details.pop("symmetric")
+        return {
+            "train": datas["train"],
+            "calibration": datas["calib"],
+            "task": self._inputs.model.spec.task,
+            "settings": Settings(seed=self._runner.seed, **details),
+            "per_channel": per_channel,
+            "symmetric": symmetric,
+        }
+
+    def _qat_key(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        calib = self._inputs.datas["calib"].sha256
+        return {**self._key(config, "torchao", "executorch", train=True), "calib": calib}
+
+    def _train_quantised(self, config: Mapping[str, Any], emit: Emit | None = None) -> Mapping[str, Any]:
+        runner = self._runner
 
         def work() -> dict[str, Any]:
-            from edgekit.backends.executorch.toolchain import quiet, require_executorch
-            from edgekit.compress.finetune import Settings
             from edgekit.compress.qat import qat
 
-            require_executorch()  # its quantiser says where int8 is played, whatever the target
-            with quiet():
-                made = qat(
-                    self.module(),
-                    self._teacher(),
-                    datas["train"],
-                    datas["calib"],
-                    task=self._inputs.model.spec.task,
-                    settings=Settings(seed=runner.seed, **details),
-                    per_channel=per_channel,
-                    symmetric=symmetric,
-                    emit=runner.emit,
-                )
+            with _quantiser():
+                how = self._qat_arguments(config)
+                made = qat(self.module(), self._teacher(), **how, emit=emit or runner.emit)
             weights = self._put_weights(made.module)
             return {
                 "objects": [weights],
@@ -297,8 +337,7 @@ class Compressed:
                 "best_epoch": made.best_epoch,
             }
 
-        key = {**self._key(config, "torchao", "executorch", train=True), "calib": datas["calib"].sha256}
-        self.qat = runner.run("qat", key, work)
+        self.qat, self.qat_config = runner.run("qat", self._qat_key(config), work), config
         return self.qat
 
     def _teacher(self) -> torch.nn.Module | None:
@@ -313,3 +352,13 @@ class Compressed:
 
         tensors = {k: v.detach().clone().contiguous() for k, v in module.state_dict().items()}
         return self._runner.store.put_bytes(save(tensors))
+
+
+@contextmanager
+def _quantiser() -> Iterator[None]:
+    """ExecuTorch's quantiser says where int8 is played, whatever the target; it is not quiet by itself."""
+    from edgekit.backends.executorch.toolchain import quiet, require_executorch
+
+    require_executorch()
+    with quiet():
+        yield

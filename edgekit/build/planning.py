@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekit.backends import get_backend
+from edgekit.build.costs import check_judge
 from edgekit.build.inputs import Inputs, Sources, load_inputs
 from edgekit.build.preflight import check_targets
 from edgekit.build.runner import Runner
 from edgekit.errors import UserError
 from edgekit.plan import ALL, AUTO, Request, make_plans
+from edgekit.profiles.loader import load_profile
 from edgekit.settings import resolved
 from edgekit.types import Event, Plan, Problem, to_json
 
@@ -22,6 +24,7 @@ def plan_targets(
 
     One plan unless the request is for several targets. Raises what loading and planning raise.
     """
+    check_judge(request, load_profile(profile))
     inputs = load_inputs(sources, profile, request, seed=runner.seed, emit=runner.emit)
     spec, facts = inputs.model.spec, inputs.facts()
     form = resolved(request.settings)["quantize.form"]

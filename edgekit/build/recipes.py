@@ -28,6 +28,8 @@ def recipe_of(candidate: Candidate, profile: str, request: Request, seed: int) -
             "quantize.form": next(p["form"] for p in made.search["points"] if p["chosen"]),
             "search.rungs": [],
         }
+        if scheme.trained and made.compressed.qat_config is not None:
+            settings |= {"quantize.form": "original", "qat.epochs": made.compressed.qat_config["epochs"]}
     if made.target is not None:
         settings |= {"prune.ratio": 0.0, "prune.ratios": sorted(made.target["ratios"].items())}
     recipe = Recipe(

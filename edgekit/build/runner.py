@@ -67,9 +67,7 @@ class Runner:
         stored files that belong to it go into its "objects". An exception stores nothing. ``label`` is the
         step's name in events and reports, where one kind of step runs several times.
         """
-        key = digest_json(
-            {"step": name, "edgekit": source_digest(), "seed": self.seed, "inputs": to_json(inputs)}
-        )
+        key = self._key(name, inputs)
         label = label or name
         self.emit(Event(kind="step_started", step=self.shown(label)))
         start = time.perf_counter()
@@ -93,6 +91,15 @@ class Runner:
         data = {"seconds": outcome.seconds, "cached": cached}
         self.emit(Event(kind="step_finished", step=self.shown(label), data=data))
         return result
+
+    def knows(self, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether :meth:`run` would find the step's result in the cache."""
+        return self.store.load_step(self._key(name, inputs)) is not None
+
+    def _key(self, name: str, inputs: Mapping[str, Any]) -> str:
+        return digest_json(
+            {"step": name, "edgekit": source_digest(), "seed": self.seed, "inputs": to_json(inputs)}
+        )
 
     def put_arrays(self, arrays: Sequence[Array]) -> str:
         """Store arrays as one .npz; returns its sha256. Equal arrays give equal bytes."""

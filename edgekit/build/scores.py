@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from edgekit.build.lowering import Lowering
     from edgekit.types import Array, Gate
 
-SEARCHED = ("accuracy_drop", "agreement", "output_sqnr", "file_size")
+MENDED = ("accuracy_drop", "agreement", "output_sqnr")
 """Gates that another recipe for the same model may mend."""
+COSTS = ("file_size", "latency", "speedup")
+"""Gates that another recipe may break: int8 throughout is the smallest file there is."""
+SEARCHED = (*MENDED, *COSTS)
+"""Gates that a search looks at."""
 
 _EQUAL_DB = 200.0
 """Stands for the infinite SQNR of equal outputs, which JSON cannot hold."""
@@ -34,10 +38,10 @@ def gate_values(
     lowering: Lowering,
     original: Sequence[Array],
     outputs: Sequence[Array],
-    size: int,
-    latency: float | None,
+    costs: Mapping[str, float | None],
 ) -> tuple[dict[str, float | None], Mapping[str, float | None]]:
-    """(value by gate, "drop" / "agreement" / "sqnr_db") of one file's outputs."""
+    """(value by gate, "drop" / "agreement" / "sqnr_db") of one file's outputs; ``costs`` are those of its
+    cost gates that are known."""
     scores = lowering.scores(original, outputs)
     accuracy, agreement = scores["accuracy"], scores["agreement"]
     sqnr = None if lowering.samples_from == "random" else worst_sqnr(original, outputs)
@@ -50,7 +54,6 @@ def gate_values(
         "accuracy_drop": figures["drop"],
         "agreement": figures["agreement"],
         "output_sqnr": sqnr,
-        "file_size": float(size),
-        "latency": latency,
+        **costs,
     }
-    return {g.name: known[g.name] for g in gates}, figures
+    return {g.name: known[g.name] for g in gates if g.name in known}, figures

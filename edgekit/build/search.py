@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.build.costs import Costs, GateCosts
 from edgekit.build.lowering import Lowering
-from edgekit.build.scores import SEARCHED, gate_values
+from edgekit.build.scores import COSTS, MENDED, SEARCHED, gate_values
+from edgekit.build.trained import Trained
 from edgekit.errors import EdgekitError
-from edgekit.measure.estimate import estimate_latency
-from edgekit.tune import Ladder, Outcome, Point, Ranked, Trial, climb, layers_of, margin_of, rank
-from edgekit.types import Artifact, Event, Gate, PlanStep, Unit, to_json
+from edgekit.tune import (
+    Ladder,
+    LeftOut,
+    Outcome,
+    Point,
+    Ranked,
+    Trial,
+    climb,
+    layers_of,
+    margin_of,
+    rank,
+)
+from edgekit.types import Artifact, Event, Gate, PlanStep, Unit
 from edgekit.verify import reference
 
 if TYPE_CHECKING:
@@ -29,7 +41,10 @@ _RANK_SAMPLES = 8
 
 class BudgetSearch:
     """Trials of one target. ``forms`` makes the float files by name, "original" among
-    them, each when it is first asked for."""
+    them, each when it is first asked for; ``train`` makes the model of the rung "qat" until a deadline.
+
+    ``trained`` is what it gave, None before.
+    """
 
     def __init__(
         self,
@@ -39,22 +54,57 @@ class BudgetSearch:
         original: Sequence[Array],
         target: Target,
         forms: Mapping[str, Callable[[], Artifact | None]],
+        train: Callable[[Mapping[str, Any], float | None], Trained],
+        costs: Costs,
+        gate_costs: GateCosts,
     ) -> None:
         self.lowering, self.step, self.original, self.target = lowering, step, original, target
-        self.gates = [g for g in gates if g.name in SEARCHED or (g.name == "latency" and self._estimated)]
-        self._makers = forms
+        self.gates = [g for g in gates if g.name in SEARCHED]
+        self._costs, self._gate_costs = costs, gate_costs
+        self._makers, self._train = forms, train
         self._files: dict[str, Artifact | None] = {}
+        self._deadline: float | None = None
+        self.trained: Trained | None = None
+
+    def hopeless(self, start: Point) -> str | None:
+        """Why no rung can mend what the planned file breaks; None where one may.
+
+        Every other file of the ladder is as large or larger, and costs as much or more, unless the profile's
+        coefficients say that int8 costs more than float here.
+        """
+        broken = [g.name for g in self.gates if not _holds(g, start.values.get(g.name))]
+        costly = [name for name in broken if name in COSTS]
+        if not costly:
+            return None
+        unknown = [name for name in costly if start.values.get(name) is None]
+        if unknown:
+            return f"nothing tells the {unknown[0]} of this target's files here: no search can meet its limit"
+        if "file_size" not in costly and self._float_is_cheaper(start):
+            return None
+        words = " and ".join(name.replace("_", " ") for name in costly)
+        return (
+            f"int8 as planned breaks the limit of {words}, and no other precision of the same network is "
+            "smaller or cheaper: it cannot be met without narrowing the network"
+        )
+
+    def _float_is_cheaper(self, start: Point) -> bool:
+        float_file = self._form("original")
+        plain = None if float_file is None else self._costs.estimate(float_file)
+        return plain is not None and start.cost is not None and plain.ms < start.cost
 
     def run(self, start: Point, deadline: float | None) -> Outcome:
         """Search from the file as planned."""
         config = self.step.config
+        accurate = all(_holds(g, start.values.get(g.name)) for g in self.gates if g.name in MENDED)
         ladder = Ladder(
-            rungs=tuple(config["rungs"]),
+            rungs=tuple(r for r in config["rungs"] if r == "wider" or not accurate),
             forms=tuple(n for n in self._makers if n != "original"),
             wider=tuple(config["wider"]),
             evaluations=int(config["evaluations"]),
             deadline=deadline,
+            left_out={} if accurate else config.get("left_out", {}),
         )
+        self._deadline = deadline
         self._say(f"{_figures(start)}: searching for a file that holds the gates")
         outcome = climb(start, ladder, self._evaluate, self._ranking, clock=time.monotonic)
         self._say(f"{outcome.reason} ({len(outcome.points)} evaluations)")
@@ -74,6 +124,8 @@ class BudgetSearch:
     def _evaluate(self, trial: Trial) -> Point | None:
         started = time.perf_counter()
         try:
+            if trial.rung == "qat":
+                trial = self._quantisation_aware(trial)
             file = self._form(trial.form)
             if file is None:
                 self._say(f"{trial.note}: left out, it has no such layers or torch.export refuses it")
@@ -81,37 +133,44 @@ class BudgetSearch:
             made, outputs = self.lowering.companion(file, trial.scheme, f"search: {trial.note}")
         except EdgekitError as exc:
             self._say(f"{trial.note}: cannot be made ({exc})")
+            if trial.rung == "qat":
+                raise LeftOut(str(exc)) from exc
             return None
         point = self.point(trial, made, outputs, time.perf_counter() - started)
         self._say(f"{trial.note}: {_figures(point)}, {'holds' if point.passed else 'breaks a gate'}")
         return point
 
+    def _quantisation_aware(self, trial: Trial) -> Trial:
+        """The trial with the ranges of training, whose float file is then known by its form."""
+        config = self.step.config["qat"]
+        self._say(f"{trial.note}: up to {config['epochs']} epochs")
+        self.trained = self._train(config, self._deadline)
+        self._files[trial.form] = self.trained.float_file
+        epochs = f"{self.trained.epochs} epoch{'s' if self.trained.epochs > 1 else ''}"
+        if self.trained.epochs < config["epochs"]:
+            epochs += f" of {config['epochs']}, as many as the time budget allows"
+        scheme = self.trained.compressed.scheme(trial.scheme)
+        return replace(trial, scheme=scheme, note=f"{trial.note}, {epochs}")
+
     def point(self, trial: Trial, made: Artifact, outputs: Sequence[Array], seconds: float = 0.0) -> Point:
         """A trial's file and its outputs on all verification samples, held against the gates."""
-        cost = self._cost(made)
-        values, figures = gate_values(self.gates, self.lowering, self.original, outputs, made.bytes, cost)
+        cost = self._costs.estimate(made)
+        limits = [g for g in self.gates if g.name in MENDED]
+        values, figures = gate_values(limits, self.lowering, self.original, outputs, {})
+        # A count or a measurement takes time: not for a file that is out anyway.
+        if trial.rung == "int8" or margin_of(limits, values) >= 0:
+            names = [g.name for g in self.gates if g.name in COSTS]
+            known = {"file_size": float(made.bytes), **self._gate_costs.of(made, names)}
+            values |= {name: known[name] for name in names}
         return Point(
             trial=trial,
             bytes=made.bytes,
             values=values,
             margin=margin_of(self.gates, values),
-            cost=cost,
+            cost=None if cost is None else cost.ms,
             seconds=seconds,
             figures=figures,
         )
-
-    @property
-    def _estimated(self) -> bool:
-        """Whether the latency of the build is an estimate: then each file of the search has one too."""
-        step = self.lowering.plan.step("measure")
-        return step is None or str(step.config["device"]).startswith("emulator")
-
-    def _cost(self, made: Artifact) -> float | None:
-        backend = self.lowering.backend
-        rows = [to_json(u) for u in backend.units(made)]
-        covered = [to_json(c) for c in backend.coverage(made, self.target)]
-        found = estimate_latency(self.lowering.inputs.profile, self.target, rows, coverage=covered)
-        return None if found is None else found.ms
 
     def _ranking(self, trial: Trial) -> Sequence[Ranked]:
         """Layers by what each gains in float32, measured on calibration samples, from the cache if known."""
@@ -176,6 +235,10 @@ class BudgetSearch:
         self.lowering.runner.emit(Event(kind="info", step=self._name, message=text))
 
 
+def _holds(gate: Gate, measured: float | None) -> bool:
+    return replace(gate, measured=measured).passed is True
+
+
 def _run(session: Any, samples: Sequence[Sequence[Array]]) -> list[Array]:
     stacked = [np.concatenate(column) for column in zip(*samples, strict=True)]
     return reference.run_session(session, stacked)
@@ -202,7 +265,7 @@ def search_rows(outcome: Outcome, gates: Sequence[Gate], seconds: float) -> dict
         "reason": outcome.reason,
         "evaluations": len(outcome.points),
         "seconds": round(seconds, 1),
-        "limits": [{"name": g.name, "limit": g.limit, "unit": g.unit} for g in gates if g.name in SEARCHED],
+        "limits": [{"name": g.name, "limit": g.limit, "unit": g.unit} for g in gates],
         "points": [
             {
                 "rung": p.trial.rung,

@@ -1,7 +1,8 @@
-"""The search for pruning ratios that meet a latency or a speed-up, before anything else is built."""
+"""The search for pruning ratios that meet a latency, a speed-up or a size, before anything else is built."""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +12,13 @@ import numpy as np
 
 from edgekit.backends import get_backend
 from edgekit.backends.onnx_export import tool_versions
-from edgekit.bench import bench
+from edgekit.build.costs import Costs
 from edgekit.build.inputs import Inputs, samples_of
 from edgekit.build.runner import Runner
 from edgekit.devices.base import Link
-from edgekit.errors import StepFailed
-from edgekit.measure.estimate import estimate_latency
+from edgekit.errors import EdgekitError, StepFailed
 from edgekit.tune.target import GroupCurve, Met, Width, meet, path_of
-from edgekit.types import Artifact, Event, Plan, PlanStep, RunProtocol, Scheme, ignore_events, to_json
+from edgekit.types import Artifact, Event, Plan, PlanStep, Scheme, ignore_events
 
 if TYPE_CHECKING:
     import torch
@@ -30,14 +30,14 @@ _WORST = -1e30
 """The metric of a model whose outputs are not finite: the worst that JSON can hold."""
 _CALIBRATION = 10
 """Calibration samples of trial files: their ranges do not change what they cost."""
-_COUNTED = RunProtocol(warmup=1, runs=1, threads=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targeted:
-    """The ratios that were found, and the report's "target_search" section."""
+    """The ratios that were found, the report's "target_search" section, and what to warn about."""
 
     report: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
 
     def applied(self, plan: Plan) -> Plan:
         """The plan with these ratios; without pruning where nothing has to be narrowed, and then without the
@@ -49,29 +49,43 @@ class Targeted:
             if plan.step("lowrank") is None and plan.step("sparsify") is None:
                 needless.add("finetune")
             steps = [s for s in steps if s.name not in needless]
-        return replace(plan, steps=tuple(steps))
+        return replace(plan, steps=tuple(steps), warnings=(*plan.warnings, *self.warnings))
 
 
 def search_target(
-    inputs: Inputs, runner: Runner, plan: Plan, link: Link | None, deadline: float | None = None
+    inputs: Inputs,
+    runner: Runner,
+    plans: Sequence[tuple[Plan, Link | None]],
+    deadline: float | None = None,
 ) -> Targeted | None:
-    """Find the ratios that a plan's "target" step asks for; None where the plan has none.
+    """Find the ratios that the "target" step of the plans asks for; None where they have none.
 
-    After ``deadline`` (on the clock of ``time.monotonic``) no further model is tried; sensitivities and the
-    two ends of the path are measured in any case.
+    Of several targets the one decides whose file of the whole model costs least: it is narrowed least. After
+    ``deadline`` (on the clock of ``time.monotonic``) no further model is tried; sensitivities and the two
+    ends of the path are measured in any case.
 
     Raises StepFailed where the cost cannot be had: the plan wants instructions and there is no emulator.
     """
-    step = plan.step("target")
-    if step is None:
+    if plans[0][0].step("target") is None:
         return None
-    search = _Search(inputs, runner, plan, step, link)
+    search, warnings = _cheapest(inputs, runner, plans)
     met = search.run(deadline)
     ratios = dict(met.ratios)
     text = met.reason if met.reached else f"{met.reason}: the target cannot be met by pruning alone"
-    runner.emit(Event(kind="info" if met.reached else "warning", step=runner.shown("target"), message=text))
+    if met.reached:
+        runner.emit(Event(kind="info", step=runner.shown("target"), message=text))
+    else:
+        warnings.append(f"{text}; the narrowest is built as a candidate")
+    if not ratios and search.plan.step("finetune") is not None and inputs.teacher is not None:
+        trained = Targeted(report={"ratios": {}}).applied(search.plan)
+        if trained.step("finetune") is None and trained.step("qat") is None:
+            warnings.append(
+                "the target is met without narrowing anything: nothing is trained, and the teacher is not "
+                "used"
+            )
     found = {
-        "basis": step.config["basis"],
+        "target": search.plan.target,
+        "basis": search.basis,
         "limit": search.limit,
         "unit": search.unit,
         "baseline": search.baseline,
@@ -81,7 +95,40 @@ def search_target(
         "tried": [{"groups": len(t.ratios), "cost": t.cost} for t in met.tried],
         "ratios": ratios,
     }
-    return Targeted(report=found)
+    return Targeted(report=found, warnings=tuple(warnings))
+
+
+def _searching(inputs: Inputs, runner: Runner, plan: Plan, link: Link | None) -> _Search:
+    step = plan.step("target")
+    assert step is not None, "all plans of a build share the steps that change the model"
+    return _Search(inputs, runner, plan, step, link)
+
+
+def _cheapest(
+    inputs: Inputs, runner: Runner, plans: Sequence[tuple[Plan, Link | None]]
+) -> tuple[_Search, list[str]]:
+    """The search of the target whose file of the whole model costs least; those without a cost are out."""
+    if len(plans) == 1:
+        return _searching(inputs, runner, *plans[0]), []
+    costs: list[tuple[float, int, _Search]] = []
+    warnings: list[str] = []
+    for i, (plan, link) in enumerate(plans):
+        try:
+            search = _searching(inputs, runner, plan, link)
+            costs.append((search.whole(), i, search))
+        except EdgekitError as exc:
+            warnings.append(f"the latency or speed-up is not searched for on {plan.target}: {exc}")
+    if not costs:
+        raise StepFailed(
+            "the latency or speed-up that was asked for can be told for no target: " + "; ".join(warnings),
+            hint="see `edgekit doctor`, or build one target alone with --target",
+        )
+    chosen = min(costs)[2]
+    warnings.append(
+        f"the latency or speed-up is searched for on {chosen.plan.target}, whose file of the whole model "
+        "costs least; the other targets get the same network, and their gates say whether they meet it"
+    )
+    return chosen, warnings
 
 
 def _with(step: PlanStep, ratios: Mapping[str, float]) -> PlanStep:
@@ -90,17 +137,17 @@ def _with(step: PlanStep, ratios: Mapping[str, float]) -> PlanStep:
 
 class _Search:
     def __init__(self, inputs: Inputs, runner: Runner, plan: Plan, step: PlanStep, link: Link | None) -> None:
-        self._inputs, self._runner, self._plan, self._config = inputs, runner, plan, step.config
+        self._inputs, self._runner, self.plan, self._config = inputs, runner, plan, step.config
         self._backend = get_backend(plan.backend)
-        self._basis = str(step.config["basis"])
+        self.basis = str(step.config["basis"])
         self._link = link
         self._target = next(t for t in inputs.profile.targets if f"{t.runtime}/{t.delegate}" == plan.target)
-        if self._basis != "estimate" and link is None:
+        if self.basis in ("device", "instructions") and link is None:
             raise StepFailed(
-                f"the target is to be met by {self._basis}, and nothing can be measured",
+                f"the target is to be met by {self.basis}, and nothing can be measured",
                 hint="see `edgekit doctor`",
             )
-        self.unit = "instructions" if self._basis == "instructions" else "ms"
+        self.unit = {"instructions": "instructions", "size": "bytes"}.get(self.basis, "ms")
         module = inputs.model.module
         assert module is not None, "planned for trainable models only"
         self._module = module
@@ -110,25 +157,41 @@ class _Search:
         self.baseline = 0.0
         self.limit = 0.0
 
+    def whole(self) -> float:
+        """Cost of the file of the whole model, as planned."""
+        return self._cost("target: trial of 0 groups", {}, self._scheme)[0]
+
+    @property
+    def _scheme(self) -> Scheme:
+        return replace(self.plan.scheme, calibration="minmax")
+
     def run(self, deadline: float | None) -> Met:
         if self._config["latency_ms"] is not None:
             self.limit = float(self._config["latency_ms"])
         if self._config["speedup"] is not None:
-            self.baseline = self._cost("target: original", {}, Scheme(delegate=self._plan.delegate))
+            self.baseline = self._cost("target: original", {}, Scheme(delegate=self.plan.delegate))[0]
             asked = self.baseline / float(self._config["speedup"])
             self.limit = min(self.limit or asked, asked)
-        path = path_of(self._curves())
-        scheme = replace(self._plan.scheme, calibration="minmax")
+        most: int | None = self._config["max_size_bytes"]
+        if self.basis == "size":
+            assert most is not None
+            self.limit = float(most)
 
-        def cost(ratios: Mapping[str, float]) -> float:
-            found = self._cost(f"target: trial of {len(ratios)} groups", ratios, scheme)
-            message = f"{len(ratios)} groups narrowed: {found:,.4g} {self.unit} (limit {self.limit:,.4g})"
+        @functools.cache
+        def cost_of(groups: tuple[tuple[str, float], ...]) -> float:
+            found, size = self._cost(f"target: trial of {len(groups)} groups", dict(groups), self._scheme)
+            message = f"{len(groups)} groups narrowed: {found:,.4g} {self.unit} (limit {self.limit:,.4g})"
+            if most is not None and size > most:
+                message += f", {size - most:,} bytes too large"
+                found = max(found, self.limit * size / most)  # as far above this limit as above that one
             self._runner.emit(Event(kind="info", step=self._runner.shown("target"), message=message))
             return found
 
+        # Sensitivities take time: not where nothing has to be narrowed.
+        path = [{}] if cost_of(()) <= self.limit else path_of(self._curves())
         return meet(
             path,
-            cost,
+            lambda ratios: cost_of(tuple(ratios.items())),
             self.limit,
             evaluations=int(self._config["evaluations"]),
             stop=lambda: deadline is not None and time.monotonic() >= deadline,
@@ -181,27 +244,31 @@ class _Search:
             "tools": tool_versions("torch", "torch-pruning"),
         }
         result = runner.run("sensitivity", key, work)
-        whole = model.spec.macs or 0
+        # What narrowing is to save orders the steps: weights for a file's size, else arithmetic.
+        whole, column = (model.spec.macs or 0, 3) if self.basis != "size" else (model.spec.params or 0, 4)
         return [
             GroupCurve(
                 name=c["name"],
                 metric=c["metric"],
                 size=whole,
                 widths=tuple(
-                    Width(ratio=p[0], metric=p[2], size=whole if p[3] is None else p[3]) for p in c["points"]
+                    Width(ratio=p[0], metric=p[2], size=whole if p[column] is None else p[column])
+                    for p in c["points"]
                 ),
             )
             for c in result["curves"]
         ]
 
-    def _cost(self, name: str, ratios: Mapping[str, float], scheme: Scheme) -> float:
-        """What a file costs; latencies on a device are measured anew each time."""
+    def _cost(self, name: str, ratios: Mapping[str, float], scheme: Scheme) -> tuple[float, int]:
+        """What a file costs, and its bytes; latencies on a device are measured anew each time."""
 
         def work() -> dict[str, Any]:
-            return {"objects": [], "cost": self._measured(self._file(ratios, scheme))}
+            file = self._file(ratios, scheme)
+            return {"objects": [], "cost": self._measured(file), "bytes": file.bytes}
 
-        if self._basis == "device":
-            return float(work()["cost"])
+        if self.basis == "device":
+            made = work()
+            return float(made["cost"]), int(made["bytes"])
         calib = self._inputs.datas.get("calib")
         key = {
             "model": self._inputs.model.spec.sha256,
@@ -210,14 +277,15 @@ class _Search:
             "ratios": ratios,
             "how": self._how,
             "scheme": scheme,
-            "keep_nchw": self._plan.scheme.keep_nchw,
-            "basis": self._basis,
+            "keep_nchw": self.plan.scheme.keep_nchw,
+            "basis": self.basis,
             "profile": self._inputs.profile.slice("cores", "caches", "memory", "emulator", "estimate"),
             "calib": None if calib is None else calib.sha256,
             "round_to": self._config["round_to"],
             "tools": {**self._backend.tools(), **tool_versions("torch-pruning")},
         }
-        return float(self._runner.run("target cost", key, work, label=name)["cost"])
+        found = self._runner.run("target cost", key, work, label=name)
+        return float(found["cost"]), int(found["bytes"])
 
     def _file(self, ratios: Mapping[str, float], scheme: Scheme) -> Artifact:
         runner, model = self._runner, self._inputs.model
@@ -232,7 +300,7 @@ class _Search:
             scheme=Scheme(
                 delegate=scheme.delegate,
                 delegate_version=scheme.delegate_version,
-                keep_nchw=self._plan.scheme.keep_nchw,
+                keep_nchw=self.plan.scheme.keep_nchw,
             ),
             emit=ignore_events,
         )
@@ -260,36 +328,20 @@ class _Search:
         ).module
 
     def _measured(self, file: Artifact) -> float:
-        profile = self._inputs.profile
-        if self._basis == "estimate":
-            rows = [to_json(u) for u in self._backend.units(file)]
-            covered = [to_json(c) for c in self._backend.coverage(file, self._target)]
-            found = estimate_latency(profile, self._target, rows, coverage=covered)
-            if found is None:
-                raise StepFailed(
-                    f"the coefficients of {profile.id} do not describe {self._plan.target}",
-                    hint="choose a target on the CPU, or measure on the device (--device)",
-                )
-            return found.ms
-        assert self._link is not None
-        first = [x[:1] for x in self._inputs.verification(seed=self._runner.seed)[0]]
-        counted = self._basis == "instructions"
-        protocol = (
-            _COUNTED
-            if counted
-            else RunProtocol(
-                warmup=profile.protocol.warmup,
-                runs=profile.protocol.runs,
-                threads=profile.constraints.threads,
+        if self.basis == "size":
+            return float(file.bytes)
+        profile, runner = self._inputs.profile, self._runner
+        first = [x[:1] for x in self._inputs.verification(seed=runner.seed)[0]]
+        costs = Costs(self._backend, runner, profile, self._target, self._link, first)
+        if self.basis != "estimate":
+            return costs.measured(file)
+        found = costs.estimate(file)
+        if found is None:
+            raise StepFailed(
+                f"the coefficients of {profile.id} do not describe {self.plan.target}",
+                hint="choose a target on the CPU, or measure on the device (--device)",
             )
-        )
-        encoded = self._backend.session(file).encode(first)
-        done = bench(self._backend, file, encoded, self._link, store=self._runner.store, protocol=protocol)
-        metric = "instructions" if counted else "latency"
-        value = next((m.median for m in done.measurements if m.metric == metric), None)
-        if value is None:
-            raise StepFailed(f"{self._link.name} gave no {metric}")
-        return float(value)
+        return found.ms
 
 
 def _evaluator(

@@ -55,7 +55,9 @@ def build(out: Path, as_json: bool, **options: Any) -> None:
         )
     if built.failed_gates:
         names = ", ".join(g.name for g in built.failed_gates)
+        aimed = built.report.get("target_search")
+        why = "" if aimed is None or aimed["reached"] else f" ({aimed['reason']})"
         raise GateFailed(
-            f"the file was built, but it does not pass: {names}",
+            f"the file was built, but it does not pass: {names}{why}",
             hint=f"see {built.folder / 'report.html'}; the candidate is kept in {built.folder / 'bundle'}",
         )

@@ -67,7 +67,12 @@ _OPTIONS = [
         "Needs --train.",
     ),
     click.option("--max-drop", type=_Finite(0, 100), metavar="POINTS", help="Accuracy that may be lost."),
-    click.option("--max-size", type=_Finite(0, min_open=True), metavar="MB", help="Largest model file."),
+    click.option(
+        "--max-size",
+        type=_Finite(0, min_open=True),
+        metavar="MB",
+        help="Largest model file. With --train, layers are narrowed until it fits.",
+    ),
     click.option(
         "--latency",
         type=_Finite(0, min_open=True),
@@ -86,7 +91,7 @@ _OPTIONS = [
         "--time-budget",
         type=_Finite(0, min_open=True),
         metavar="MINUTES",
-        help="Most time for searches; the best that was found until then is taken.",
+        help="Most time for searches, training in them included; the best that was found until then is taken.",
     ),
     click.option("--task", type=click.Choice(["classification", "generic"]), help="What the output means."),
     click.option("--input-range", metavar="LO,HI", help="Values that inputs may take; others are refused."),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.errors import Unsupported, UserError
+from edgekit.errors import UserError
 from edgekit.types import Artifact
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Subject:
 def open_subject(path: Path) -> Subject:
     """Open a bundle folder, a build's output folder, or a model file.
 
-    Raises UserError for what is neither or is damaged, Unsupported for a file that no backend reads.
+    Raises UserError for what is neither or is damaged, Unsupported for a file that cannot be run here.
     """
     from edgekit.backends import get_backend
 
@@ -67,7 +67,7 @@ def open_subject(path: Path) -> Subject:
         )
         return Subject(artifact, manifest)
     if path.suffix not in FORMATS:
-        raise Unsupported(
+        raise UserError(
             f"{path.name} is not a model file or a bundle",
             hint=f"give a bundle folder or a file that ends in {', '.join(FORMATS)}",
         )

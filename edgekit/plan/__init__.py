@@ -90,7 +90,8 @@ def make_plans(
         raise _cannot(profile, request, refused)
     shared: list[Rejected] = []
     compress = plan_compression(model, data, request, settings, profile, shared, scheme=candidates[0].scheme)
-    target = plan_target(model, data, request, settings, profile, shared)
+    worries: list[str] = []
+    target = plan_target(model, data, request, settings, profile, shared, worries)
     compress = compress if target is None else (target, *compress)
     several = request.target in (AUTO, ALL)
     plans = []
@@ -104,7 +105,9 @@ def make_plans(
         gates = plan_gates(model, data, request, settings, candidate.scheme, pruned=bool(compress))
         gates += target_gates(request, profile)
         unsearched: list[Rejected] = []
-        search = plan_search(candidate.scheme, candidate.target, gates, request, settings, unsearched)
+        search = plan_search(
+            model, data, candidate.scheme, candidate.target, gates, request, settings, unsearched
+        )
         plans.append(
             Plan(
                 profile=profile.id,
@@ -125,7 +128,7 @@ def make_plans(
                 ),
                 gates=gates,
                 rejected=(*candidate.notes, *refused, *others, *shared, *unsearched),
-                warnings=(*candidate.worries, *candidate.target.warnings),
+                warnings=(*candidate.worries, *worries, *candidate.target.warnings),
             )
         )
     return plans

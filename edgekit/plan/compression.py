@@ -92,9 +92,7 @@ def _quantisation_aware(
 ) -> list[PlanStep]:
     if settings["qat.epochs"] == 0:
         if data.train > 0 and scheme.precision == "int8" and (model.trainable or request.student is not None):
-            reason = (
-                "costs training: ask for it with --set qat.epochs=N where post-training ranges lose too much"
-            )
+            reason = "costs training: only a search that needs it does it, or --set qat.epochs=N"
             rejected.append(Rejected(alternative="quantisation-aware training", reason=reason))
         return []
     _trainable(model, request, "qat.epochs")
@@ -108,23 +106,28 @@ def _quantisation_aware(
             f"qat.epochs was set, but the file is {scheme.precision}, not int8",
             hint="leave qat.epochs away, or set quantize.precision=int8",
         )
-    config = _tuning(settings, sparse=settings["sparsity.amount"] is not None)
-    for key in ("kinds", "weight", "layers", "precision"):  # outputs teach, in float32
-        config.pop(key, None)
     return [
         PlanStep(
             name="qat",
-            config={
-                **config,
-                "epochs": settings["qat.epochs"],
-                "lr": settings["qat.lr"],
-                "freeze_bn": settings["qat.freeze_bn"],
-                "per_channel": settings["quantize.per_channel"],
-                "symmetric": scheme.delegate in SYMMETRIC,
-            },
+            config=qat_config(settings, scheme, epochs=settings["qat.epochs"]),
             reason="asked for: training while int8 is played; weights and activation ranges go into the file",
         )
     ]
+
+
+def qat_config(settings: Mapping[str, Any], scheme: Scheme, *, epochs: int) -> dict[str, Any]:
+    """Configuration of quantisation-aware training for a file of ``scheme``."""
+    config = _tuning(settings, sparse=settings["sparsity.amount"] is not None)
+    for key in ("kinds", "weight", "layers", "precision"):  # outputs teach, in float32
+        config.pop(key, None)
+    return {
+        **config,
+        "epochs": epochs,
+        "lr": settings["qat.lr"],
+        "freeze_bn": settings["qat.freeze_bn"],
+        "per_channel": settings["quantize.per_channel"],
+        "symmetric": scheme.delegate in SYMMETRIC,
+    }
 
 
 def _trainable(model: ModelSpec, request: Request, key: str) -> None:
@@ -142,10 +145,11 @@ def _depth(
     if blocks == 0 and not remove:
         return []
     _trainable(model, request, "depth.blocks" if blocks else "depth.remove")
-    if wanted(request):
+    if wanted(request) and settings["prune.ratio"] is None and not settings["prune.ratios"]:
         raise UserError(
-            "depth.* and a target for speed exclude each other: the search narrows the whole model",
-            hint="leave --speedup and --latency away and say with prune.ratio how much narrower it gets",
+            "depth.* and a search for a latency, a speed-up or a size exclude each other: it narrows the "
+            "whole model",
+            hint="say with prune.ratio how much narrower it gets; the limit is then checked, not searched for",
         )
     if blocks and data.train == 0 and data.calib == 0:
         raise UserError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit.plan.request import Request
-from edgekit.types import Gate, PlanStep, Precision, Rejected, Scheme
+from edgekit.plan.compression import qat_config
+from edgekit.plan.request import DataFacts, Request
+from edgekit.types import Gate, ModelSpec, PlanStep, Precision, Rejected, Scheme
 
 if TYPE_CHECKING:
     from edgekit.profiles.schema import Target
@@ -22,6 +23,8 @@ _FIXED = ("mixed", "wider")
 
 
 def plan_search(
+    model: ModelSpec,
+    data: DataFacts,
     scheme: Scheme,
     target: Target,
     gates: Sequence[Gate],
@@ -52,6 +55,23 @@ def plan_search(
         rungs = [r for r in rungs if r != "equalization"]
     if settings["quantize.calibration"] != "auto":
         rungs = [r for r in rungs if r != "calibration"]
+    if settings["qat.epochs"] > 0 and "wider" in rungs:
+        rungs.remove("wider")  # no recipe makes such a file
+        rejected.append(
+            Rejected(
+                alternative="a wider precision where int8 loses too much",
+                reason="qat.epochs was set: the model is trained for int8",
+            )
+        )
+    left_out: dict[str, str] = {}
+    if "qat" in rungs:
+        untrained = _why_untrained(model, data, request, settings)
+        if untrained is not None:
+            rungs.remove("qat")
+            left_out["qat"] = untrained
+            rejected.append(
+                Rejected(alternative="quantisation-aware training in the search", reason=untrained)
+            )
     if not rungs:
         return None
     return PlanStep(
@@ -62,10 +82,31 @@ def plan_search(
             "evaluations": settings["search.evaluations"],
             "rankings": settings["search.rankings"],
             "minutes": request.time_budget_minutes,
+            **(
+                {"qat": qat_config(settings, scheme, epochs=settings["search.qat_epochs"])}
+                if "qat" in rungs
+                else {}
+            ),
+            **({"left_out": left_out} if left_out else {}),
         },
         reason=f"only if the int8 file breaks {' or '.join(x.replace('_', ' ') for x in limits)}: "
         + _rungs_text(rungs),
     )
+
+
+def _why_untrained(
+    model: ModelSpec, data: DataFacts, request: Request, settings: Mapping[str, Any]
+) -> str | None:
+    """Why the search cannot train while int8 is played; None where it can."""
+    if settings["qat.epochs"] > 0:
+        return "qat.epochs was set: the file comes from it already"
+    if not model.trainable and request.student is None:
+        return "the source of this model is fixed"
+    if data.train == 0:
+        return "no training data was given (--train)"
+    if settings["quantize.form"] != "original":
+        return "equalised channels were set, and trained ranges belong to the channels of training"
+    return None
 
 
 def _rungs_text(rungs: Sequence[str]) -> str:
@@ -73,6 +114,7 @@ def _rungs_text(rungs: Sequence[str]) -> str:
         "calibration": "every calibration method",
         "equalization": "equalised channels",
         "mixed": "as few layers in float32 as are needed",
+        "qat": "quantisation-aware training",
         "wider": "a wider precision",
     }
     return ", then ".join(words[r] for r in rungs)

@@ -1,4 +1,4 @@
-"""A latency or a speed-up that was asked for: what it is measured by, and whether pruning may meet it."""
+"""A latency, a speed-up or a size that was asked for: what tells it, and whether pruning may meet it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.types import Gate, ModelSpec, PlanStep, Rejected
 if TYPE_CHECKING:
     from edgekit.profiles.schema import DeviceProfile
 
-Basis = Literal["device", "instructions", "estimate"]
+Basis = Literal["device", "instructions", "estimate", "size"]
 
 _SAMPLES = 256
 """Training samples on which the sensitivity of groups is measured."""
@@ -21,15 +21,22 @@ _HINT = "connect the device (--device), or choose a profile with coefficients (`
 
 
 def wanted(request: Request) -> bool:
-    """Whether a cost was asked for."""
+    """Whether a cost or a size was asked for."""
+    return _costed(request) or request.max_size_bytes is not None
+
+
+def _costed(request: Request) -> bool:
     return request.latency_ms is not None or request.speedup is not None
 
 
 def basis_of(request: Request, profile: DeviceProfile) -> Basis:
-    """What the cost is measured by: the device at hand, else counted instructions, else the estimate.
+    """What the cost is measured by: the device at hand, else counted instructions, else the estimate; the
+    size of the file where that alone was asked for.
 
     Instructions are no milliseconds: they serve for a speed-up only. Raises UserError where nothing does.
     """
+    if not _costed(request):
+        return "size"
     if request.device is not None and not request.device.startswith("emulator"):
         return "device"
     if request.latency_ms is None and profile.emulator is not None:
@@ -51,11 +58,14 @@ def plan_target(
     settings: Mapping[str, Any],
     profile: DeviceProfile,
     rejected: list[Rejected],
+    warnings: list[str],
 ) -> PlanStep | None:
-    """The search for ratios; None where none is wanted or none is possible. Raises UserError."""
+    """The search for ratios; None where none is wanted or none is possible, then with a warning. Raises
+    UserError."""
     if not wanted(request):
         return None
     basis = basis_of(request, profile)
+    goal = _goal(request)
     if settings["prune.ratio"] is not None or settings["prune.ratios"]:
         rejected.append(Rejected(alternative=_NAME, reason="the ratios of pruning were set"))
         return None
@@ -67,17 +77,17 @@ def plan_target(
             if data.train == 0
             else "a student was given"
         )
-        rejected.append(Rejected(alternative=_NAME, reason=f"{why}: only the precision can make it faster"))
+        better = "faster" if _costed(request) else "smaller"
+        reason = f"{why}: only the precision can make it {better}"
+        rejected.append(Rejected(alternative=_NAME, reason=reason))
+        if _costed(request):  # int8 alone is often small enough
+            warnings.append(f"{goal} was asked for, and pruning cannot bring it: {reason}")
         return None
-    goal = (
-        f"{request.latency_ms:g} ms"
-        if request.latency_ms is not None
-        else f"{request.speedup:g} times faster"
-    )
     words = {
         "device": f"latency measured on {request.device}",
         "instructions": "instructions counted on the emulated core",
         "estimate": "latency estimated from the profile's coefficients",
+        "size": "its size",
     }[basis]
     return PlanStep(
         name="target",
@@ -85,18 +95,31 @@ def plan_target(
             "basis": basis,
             "latency_ms": request.latency_ms,
             "speedup": request.speedup,
+            "max_size_bytes": request.max_size_bytes,
             "samples": _SAMPLES,
             "evaluations": settings["search.evaluations"],
             "round_to": profile.constraints.channel_multiple,
         },
-        reason=f"{goal} was asked for: groups are narrowed by sensitivity until the int8 file costs no more, "
+        reason=f"{goal} was asked for: groups are narrowed by sensitivity until the file costs no more, "
         f"by {words}",
     )
 
 
+def _goal(request: Request) -> str:
+    """What was asked for, in words."""
+    parts = []
+    if request.latency_ms is not None:
+        parts.append(f"{request.latency_ms:g} ms")
+    if request.speedup is not None:
+        parts.append(f"{request.speedup:g} times faster")
+    if request.max_size_bytes is not None:
+        parts.append(f"at most {request.max_size_bytes / 1e6:g} MB")
+    return " and ".join(parts)
+
+
 def target_gates(request: Request, profile: DeviceProfile) -> tuple[Gate, ...]:
-    """The limits that were asked for."""
-    if not wanted(request):
+    """The limits of cost that were asked for."""
+    if not _costed(request):
         return ()
     basis = basis_of(request, profile)
     gates = []
@@ -124,6 +147,4 @@ def target_gates(request: Request, profile: DeviceProfile) -> tuple[Gate, ...]:
 
 
 def _by(basis: Basis) -> str:
-    return {"device": "measured latency", "instructions": "instructions", "estimate": "estimated latency"}[
-        basis
-    ]
+    return {"device": "measured latency", "instructions": "instructions"}.get(basis, "estimated latency")

@@ -20,6 +20,7 @@ from edgekit.report.digest import report_digest
 from edgekit.report.headline import cards, gate_text, precision_of, status_of
 from edgekit.report.layers import layers_view
 from edgekit.report.measurements import measurements_view, pairs, plain
+from edgekit.report.precisions import precisions_view
 from edgekit.report.search import search_view, target_view
 from edgekit.report.targets import companion_table, comparison_text, target_table
 from edgekit.report.validate import validate_report
@@ -68,6 +69,7 @@ def render_html(report: Mapping[str, Any]) -> str:
             comparison=comparison_text(report),
             search=search_view(report),
             aimed=target_view(report),
+            precisions=precisions_view(report),
         )
     )
 

@@ -14,6 +14,15 @@ _BASES = {
     "device": "latency measured on the device",
     "instructions": "instructions on the emulated core",
     "estimate": "latency estimated from the profile's coefficients",
+    "size": "the size of the file",
+}
+
+_RUNGS = {
+    "calibration": "every calibration method",
+    "equalization": "equalised channels",
+    "mixed": "layers in float32",
+    "qat": "quantisation-aware training",
+    "wider": "a wider precision",
 }
 
 _LOSSES = (("drop", "accuracy lost", "points"), ("sqnr_db", "output SQNR", "dB"))
@@ -47,10 +56,46 @@ def search_view(report: Mapping[str, Any]) -> dict[str, Any] | None:
             }
             for p in points
         ],
+        "rungs": _rungs(points, estimated=estimated),
         "estimated": estimated,
         "chart": _chart(points, estimated=estimated),
         "ranking": search["ranking"],
     }
+
+
+def _rungs(points: Sequence[Mapping[str, Any]], *, estimated: bool) -> list[dict[str, Any]]:
+    """Each rung with what it took, and what its best file gains over int8 as planned and costs beside it."""
+    start = points[0]
+    cost = "cost" if estimated else "bytes"
+    rows = []
+    for rung in dict.fromkeys(p["rung"] for p in points[1:]):
+        own = [p for p in points if p["rung"] == rung]
+        best = min(own, key=lambda p: (not p["passed"], p[cost] if p["passed"] else _loss(p)))
+        rows.append(
+            {
+                "name": _RUNGS.get(rung, rung),
+                "files": len(own),
+                "seconds": sum(p["seconds"] for p in own),
+                "cost": best[cost] / start[cost] if start[cost] else None,
+                "points": _gained(start["drop"], best["drop"], "points"),
+                "decibel": _gained(best["sqnr_db"], start["sqnr_db"], "dB"),
+                "holds": best["passed"],
+            }
+        )
+    return rows
+
+
+def _loss(point: Mapping[str, Any]) -> float:
+    for key, sign in (("drop", 1), ("agreement", -1), ("sqnr_db", -1)):
+        if point[key] is not None:
+            return sign * float(point[key])
+    return 0.0
+
+
+def _gained(larger: float | None, smaller: float | None, unit: str) -> str:
+    if larger is None or smaller is None:
+        return formats.NOT_MEASURED
+    return formats.minus(f"{larger - smaller:+.2f} {unit}")
 
 
 def search_line(report: Mapping[str, Any]) -> str | None:

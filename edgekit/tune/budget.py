@@ -1,22 +1,25 @@
 """The accuracy budget: from full int8 up a ladder of dearer recipes until the gates hold.
 
 Rungs, in order: int8 as planned; every calibration method; float-side equalisation; mixed precision, with
-as few layers in float32 as hold the limits; files in a wider precision. Each rung starts from the best
-that the ones before it found.
+as few layers in float32 as hold the limits; quantisation-aware training, all layers in int8 again; files in
+a wider precision. Each rung up to mixed precision starts from the best that the ones before it found.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import sqrt
 
 from edgekit.settings import RUNGS
-from edgekit.tune.points import Point, Trial, cheapest, keeping
+from edgekit.tune.points import LeftOut, Point, Trial, cheapest, keeping
 from edgekit.tune.ranking import Ranked
 from edgekit.types import Precision
 
+TRAINED = "trained"
+"""The form of a trial whose float model quantisation-aware training makes."""
+_QAT = "quantisation-aware training"
 _MOST_KEPT = 0.5
 """Share of the layers that mixed precision may keep in float32: beyond it the file is no int8 file."""
 
@@ -31,6 +34,8 @@ class Ladder:
     evaluations: int = 12
     deadline: float | None = None
     """On the clock of ``time.monotonic``, None for no limit."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Rungs that there would be, and why there are not, for the reason of an outcome that misses them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +66,9 @@ def climb(
 ) -> Outcome:
     """Search from ``start``, the int8 file as planned.
 
-    ``evaluate`` makes and measures a trial on all verification samples, None where it cannot be made;
+    ``evaluate`` makes and measures a trial on all verification samples, None where it cannot be made. It
+    trains first for one of the rung "qat", gives a point with the ranges of training in its scheme, and
+    raises LeftOut where that cannot be or would take too long.
     ``ranking`` orders the layers of a trial's float file by what keeping them in float32 gains.
     """
     search = _Search(start, ladder, evaluate, clock)
@@ -71,10 +78,13 @@ def climb(
         ("calibration", search.calibration),
         ("equalization", search.equalization),
         ("mixed", lambda: search.mixed(ranking)),
+        ("qat", search.qat),
         ("wider", search.wider),
     ]
     ended = "no rung of the ladder holds the gates"
     for name, rung in rungs:
+        if name in ladder.left_out:
+            search.left_out(name, ladder.left_out[name])
         try:
             reason = rung() if name in ladder.rungs else None
         except _OutOfEvaluations as out:
@@ -104,7 +114,8 @@ class _Search:
         self._start, self._ladder, self._evaluate, self._clock = start, ladder, evaluate, clock
         self._spent = 1
         self._note = ""
-        self._reserved = len(ladder.wider) if "wider" in ladder.rungs else 0
+        self._wider = len(ladder.wider) if "wider" in ladder.rungs else 0
+        self._reserved = self._wider + ("qat" in ladder.rungs)
 
     def outcome(self, reason: str) -> Outcome:
         passed = [p for p in self.points if p.passed]
@@ -141,7 +152,7 @@ class _Search:
         useful = [r for r in ranked if r.gain > 0]
         most = min(len(useful), max(1, int(len(ranked) * _MOST_KEPT)))
         if not useful:
-            self._note = "; keeping layers in float32 gains nothing"
+            self._note += "; keeping layers in float32 gains nothing"
             return None
         fails, holds = 0, None
         k = max(1, most // 4)
@@ -190,6 +201,23 @@ class _Search:
         units = [u for r in kept for u in r.units]
         point = self._try(keeping(base, "mixed", units, f"{_count(kept)} layers in float32"))
         return point is not None and point.passed
+
+    def qat(self) -> str | None:
+        """Training while int8 is played: weights and ranges of their own, all layers in int8."""
+        self._reserved = self._wider
+        try:
+            point = self._try(replace(self._start.trial, rung="qat", form=TRAINED, note=_QAT))
+        except LeftOut as why:
+            self.left_out("qat", str(why))
+            return None
+        if point is not None and point.passed:
+            kept = " but those that were to stay in float32" if point.trial.kept else ""
+            return f"{_QAT} holds the gates, all layers in int8{kept}"
+        return None
+
+    def left_out(self, rung: str, why: str) -> None:
+        """Note for the outcome's reason that a rung was not tried."""
+        self._note += f"; {_QAT if rung == 'qat' else rung} was left out: {why}"
 
     def wider(self) -> str | None:
         """Whole files in a wider precision."""

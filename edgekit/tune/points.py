@@ -9,6 +9,10 @@ from dataclasses import dataclass, field, replace
 from edgekit.types import Gate, Scheme
 
 
+class LeftOut(Exception):
+    """Raised by an evaluation for a trial that is not made. Its text says why, in the outcome's reason."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One file that could be made: ``form`` names the float file that it comes from, ``scheme`` what is

@@ -126,7 +126,12 @@ def meet(
             high = middle
         else:
             low = middle
-    return _met(path, high, at(high), tried, f"{len(path[high])} groups are narrowed")
+    reason = f"{len(path[high])} groups are narrowed"
+    if at(high) < (1 - CLOSE) * limit:
+        below = f"{100 * (1 - at(high) / limit):.0f} % below the limit"
+        wider = "the next wider model costs more" if high - low <= 1 else "no further model was tried"
+        reason += f", {below}: {wider}"
+    return _met(path, high, at(high), tried, reason)
 
 
 def _met(

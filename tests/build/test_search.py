@@ -89,20 +89,6 @@ def test_the_recipe_repeats_the_build_to_the_bit(
     assert (again.folder / model).read_bytes() == (searched.built.folder / model).read_bytes()
 
 
-def test_costs_count_what_the_delegate_leaves_as_the_gate_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
-    from edgekit.build import search
-
-    seen: list[Any] = []
-    monkeypatch.setattr(search, "estimate_latency", lambda *a, coverage=(): seen.append(coverage))
-    backend = SimpleNamespace(units=lambda file: [], coverage=lambda file, target: [{"index": 3}])
-    lowering = SimpleNamespace(backend=backend, inputs=SimpleNamespace(profile=None))
-    self = SimpleNamespace(lowering=lowering, target=None)
-    search.BudgetSearch._cost(self, SimpleNamespace())  # type: ignore[arg-type]
-    assert seen == [[{"index": 3}]]
-
-
 def test_mixed_precision_alone_keeps_some_layers(searched: Any) -> None:
     built = searched.run("mixed", **{"gate.min_sqnr": searched.sqnr + 1.0, "search.rungs": ("mixed",)})
     mixed = [p for p in points(built) if p["rung"] == "mixed"]

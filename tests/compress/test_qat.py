@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 from edgekit.compress.finetune import Settings, finetune  # noqa: E402
-from edgekit.compress.qat import QuantizationAware, qat  # noqa: E402
+from edgekit.compress.qat import QuantizationAware, qat, seconds_per_epoch  # noqa: E402
 from edgekit.errors import StepFailed, UserError  # noqa: E402
 from edgekit.sources.arrays import Data, make_data  # noqa: E402
 from edgekit.types import Scheme, ignore_events  # noqa: E402
@@ -75,7 +75,7 @@ def test_weights_and_ranges_are_trained_and_the_structure_stays(
     assert trained.module.state_dict().keys() == net.state_dict().keys()
     moved = [k for k, t in net.state_dict().items() if not torch.equal(t, trained.module.state_dict()[k])]
     assert {"conv1.weight", "bn1.weight", "head.bias", "bn2.running_mean"} <= set(moved)
-    assert trained.start in ("minmax", "mse") and trained.best_epoch > 0
+    assert trained.start.removeprefix("equalised ") in ("minmax", "mse") and trained.best_epoch > 0
     assert trained.history[trained.best_epoch].val_loss < trained.history[0].val_loss
     assert len(trained.ranges) == len({(r.seen_lo, r.seen_hi) for r in trained.ranges}) >= 5
     for r in trained.ranges:
@@ -95,6 +95,18 @@ def test_what_is_played_is_near_the_float_model_but_on_a_grid(trained: Quantizat
     )
     steps = played / ((last.hi - last.lo) / 255)
     assert torch.allclose(steps, steps.round(), atol=1e-2), "outputs lie on the grid of their trained range"
+
+
+def test_the_time_of_an_epoch_is_told_from_a_few_batches_of_a_copy(ready: nn.Module) -> None:
+    before = {k: t.clone() for k, t in ready.state_dict().items()}
+    many = TRAIN.take([i % len(TRAIN) for i in range(100 * len(TRAIN))])
+    settings = Settings(epochs=3, lr=0.005, batch_size=16)
+    few, all_of_them = (
+        seconds_per_epoch(ready, None, d, CALIB, task="classification", settings=settings)
+        for d in (TRAIN, many)
+    )
+    assert 0 < few < all_of_them, "it grows with the data, and the time to tell it does not"
+    assert all(torch.equal(t, before[k]) for k, t in ready.state_dict().items())
 
 
 @pytest.mark.slow

@@ -67,6 +67,10 @@ def test_blocks_are_named_or_counted_by_part() -> None:
     step = _plan("depth.blocks=layer1=2,layer2=1", "depth.remove=a").step("depth")
     assert step is not None and step.config["blocks"] == {"layer1": 2, "layer2": 1}
     assert "a, 3 blocks by measurement left out" in step.reason
+    limited = _plan("depth.blocks=1", "prune.ratio=0.3", speedup=2.0)
+    assert _names(limited) == ["depth", "prune", "finetune"] and any(
+        g.name == "speedup" for g in limited.gates
+    )
     with pytest.raises(UserError, match="part=number pairs"):
         parse_settings(["depth.blocks=layer1=2,layer2"])
 
@@ -92,6 +96,7 @@ FIXED = ModelSpec(**{**vars(MODEL), "trainable": False})
         (lambda: _plan("depth.remove=a", model=FIXED), "depth.remove was set, but this model cannot"),
         (lambda: _plan("depth.blocks=1", data=DataFacts()), "no samples to measure blocks on"),
         (lambda: _plan("depth.blocks=1", speedup=2.0), "exclude each other"),
+        (lambda: _plan("depth.blocks=1", max_size_bytes=1000), "exclude each other"),
         (lambda: _plan("sparsity.amount=0.9", model=FIXED), "cannot be changed"),
         (lambda: _plan(student="s", data=DataFacts(calib=9)), "no training data to teach"),
         (lambda: _plan(teacher="t", data=DataFacts(calib=9)), "no training data to teach"),

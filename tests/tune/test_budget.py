@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.tune import Ladder, Layer, Outcome, Point, Ranked, Trial, climb
+from edgekit.tune import Ladder, Layer, LeftOut, Outcome, Point, Ranked, Trial, climb
 from edgekit.types import Scheme
 
 START = Scheme(precision="int8")
@@ -167,3 +167,56 @@ def test_mixed_precision_that_gains_nothing_says_so() -> None:
     fake = Fake([0.0] * 8, limit=-1.0)
     outcome = fake.climb(rungs=("mixed",))
     assert fake.asked == [] and "in float32 gains nothing" in outcome.reason
+
+
+def test_training_is_the_last_resort_before_wider_precisions() -> None:
+    """Mixed precision fails, training mends it: one point, every layer in int8 again."""
+    fake = Fake([0.5] * 8, limit=1.0, gains={"trained": 3.5})
+    outcome = fake.climb(rungs=("mixed", "qat", "wider"), wider=("fp16",), evaluations=20)
+    assert [t.rung for t in fake.asked][-1] == "qat" and "wider" not in {t.rung for t in fake.asked}
+    assert outcome.chosen.trial.rung == "qat" and outcome.chosen.trial.kept == ()
+    assert "quantisation-aware training holds the gates" in outcome.reason
+
+
+def test_where_training_does_not_mend_it_fp16_is_next() -> None:
+    fake = Fake([0.5] * 8, limit=1.0, gains={"trained": 0.5})
+    outcome = fake.climb(rungs=("mixed", "qat", "wider"), wider=("fp16",), evaluations=20)
+    assert [t.rung for t in fake.asked][-2:] == ["qat", "wider"]
+    assert outcome.chosen.trial.scheme.precision == "fp16"
+    assert outcome.chosen.trial.form == "original", "the fp16 file is that of the model as it was"
+
+
+@pytest.mark.parametrize("evaluations", [1, 2, 3, 4, 6, 9, 12])
+def test_training_counts_as_one_evaluation_that_mixed_precision_leaves(evaluations: int) -> None:
+    fake = Fake([0.3] * 30, limit=2.0, gains={"trained": 8.0})
+    outcome = fake.climb(wider=("fp16", "float32"), evaluations=evaluations)
+    assert len(outcome.points) == 1 + len(fake.asked) <= evaluations
+    if evaluations >= 4:
+        assert outcome.chosen.trial.rung == "qat"
+    elif evaluations >= 2:
+        assert outcome.chosen.trial.rung == "wider", "what is cheap to make comes before what is trained"
+
+
+def test_training_that_takes_too_long_is_left_out_with_the_reason() -> None:
+    fake = Fake([0.5] * 8, limit=1.0)
+    made = fake.evaluate
+
+    def evaluate(trial: Trial) -> Point | None:
+        if trial.rung == "qat":
+            raise LeftOut("an epoch takes about 40 s, and 12 s are left")
+        return made(trial)
+
+    start = fake.point(Trial(rung="int8", scheme=START))
+    ladder = Ladder(rungs=("qat", "wider"), wider=("fp16",))
+    outcome = climb(start, ladder, evaluate, fake.ranking, clock=lambda: 0.0)
+    assert outcome.chosen.trial.scheme.precision == "fp16"
+    assert "quantisation-aware training was left out: an epoch takes about 40 s" in outcome.reason
+
+
+def test_a_rung_that_cannot_be_is_named_only_where_the_climb_misses_it() -> None:
+    why = {"qat": "no training data was given (--train)"}
+    early = Fake([0.5] * 4, limit=1.5, gains={"calibration": 0.6})
+    assert "--train" not in early.climb(left_out=why).reason
+    late = Fake([3.0, 3.0], limit=0.5)
+    reason = late.climb(rungs=("calibration", "wider"), wider=("fp16",), left_out=why).reason
+    assert "training was left out: no training data was given (--train)" in reason

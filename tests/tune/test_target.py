@@ -66,3 +66,14 @@ def test_what_cannot_be_met_says_so() -> None:
 def test_no_model_is_tried_after_time_is_up() -> None:
     met = meet(PATH, lambda r: 100 * 0.96 ** len(r), 61.0, evaluations=9, stop=lambda: True)
     assert met.reached and met.ratios == PATH[-1] and len(met.tried) == 2
+
+
+def test_a_path_with_wide_steps_says_how_far_below_it_ends() -> None:
+    steps = {0: 100.0, 1: 90.0, 2: 60.0, 3: 50.0}
+    met = meet(PATH[:4], lambda r: steps[len(r)], 80.0, evaluations=9)
+    assert met.reached and met.cost == 60.0
+    assert "25 % below the limit: the next wider model costs more" in met.reason
+    early = meet(PATH, lambda r: 100 * 0.96 ** len(r), 61.0, evaluations=9, stop=lambda: True)
+    assert "no further model was tried" in early.reason
+    close = meet(PATH, lambda r: 100 * 0.96 ** len(r), 61.0, evaluations=9)
+    assert "below the limit" not in close.reason

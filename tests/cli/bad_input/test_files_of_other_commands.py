@@ -47,7 +47,7 @@ class TestFilesGivenToOtherCommands:
 
     def test_another_kind_of_file(self, cli: Cli, work: Path) -> None:
         said = cli("bench", "model.py")
-        assert said.code == 4 and "model.py is not a model file or a bundle" in said.refusal()[0]
+        assert said.code == 2 and "model.py is not a model file or a bundle" in said.refusal()[0]
 
     def test_a_bare_file_has_no_golden_samples(self, tiny_build: Any, cli: Cli) -> None:
         said = cli("verify", tiny_build.built.folder / "bundle" / "model.tflite")
