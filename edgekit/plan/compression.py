@@ -149,7 +149,7 @@ def _depth(
         raise UserError(
             "depth.* and a search for a latency, a speed-up or a size exclude each other: it narrows the "
             "whole model",
-            hint="say with prune.ratio how much narrower it gets; the limit is then checked, not searched for",
+            hint="say with prune.ratio how much narrower it gets: the limit is then only checked",
         )
     if blocks and data.train == 0 and data.calib == 0:
         raise UserError(
