@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.backends import Backend, get_backend
 from edgekit.build.compression import Compressed
 from edgekit.build.equality import tolerance_of
+from edgekit.build.explaining import explain
 from edgekit.build.forms import equalized_source
 from edgekit.build.inputs import Inputs
 from edgekit.build.lowering import Lowering, check_finite
@@ -139,6 +140,10 @@ def lower(
         files = {"baseline": baseline_file, "final": final}
         measurements, equal = measure(runner, backend, link, inputs.profile, files, first)
         _check_equal(equal, files, link, backend)
+    explained: Mapping[str, Any] | None = None
+    if link is not None and final.precision != "float32":
+        same = {"float32": found.float_file, "final": final}
+        explained = explain(runner, backend, link, inputs.profile, same, first, delegate=plan.delegate)
     made = Made(
         inputs=inputs,
         plan=plan,
@@ -162,6 +167,7 @@ def lower(
         search=found.search,
         estimates=_estimates(inputs, backend, target, {"baseline": baseline_file, "final": final}),
         target=target_search,
+        by_operator=explained,
     )
     gates = gates_for(plan.gates, found.scheme, verified["units"])
     return Candidate(

@@ -51,6 +51,8 @@ class Made:
     """Estimated milliseconds of "baseline" and "final", where the profile has coefficients."""
     target: Mapping[str, Any] | None = None
     """What the search for a latency or a speed-up found."""
+    by_operator: Mapping[str, Any] | None = None
+    """See :func:`edgekit.build.explaining.explain`; None where nothing was run on the device."""
 
     def gate_value(self, name: str) -> float | None:
         """What was measured for a gate; None when it was not."""
@@ -157,6 +159,7 @@ def assemble(made: Made, *, gates: Sequence[Gate], status: str, warnings: Sequen
         "pruning": _pruning(made),
         "search": made.search,
         "target_search": made.target,
+        "by_operator": made.by_operator,
         "measurements": [to_json(m) for m in (*made.measurements, *_estimated(made))],
         "gates": [{**to_json(g), "passed": g.passed} for g in gates],
         "warnings": list(dict.fromkeys(warnings)),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.report.headline import cards, gate_text, precision_of, status_of
+from edgekit.report.operators import operator_lines
 from edgekit.report.search import search_line, target_line
 from edgekit.report.targets import target_lines
 
@@ -27,6 +28,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append((card.label, f"{text}  ({'; '.join(extra)})" if extra else text))
     if verdict := report.get("verdict"):
         lines.append(("Verdict", verdict["reason"]))
+    lines += operator_lines(report)
     for gate in report["gates"]:
         mark = {True: "passed", False: "FAILED", None: "NOT MEASURED"}[gate["passed"]]
         lines.append(("Gate", f"{mark}: {gate_text(gate)}"))
