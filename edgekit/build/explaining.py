@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from edgekit.types import Array
 
 _FILES = ("float32", "final")
-_ROUNDS = 5
+_ROUNDS = 3
 """Profiles of each file on a machine with a clock, taking turns: of each kind the median counts."""
-_TIMED = RunProtocol(warmup=3, runs=10, threads=1)
+_TIMED = RunProtocol(warmup=2, runs=5, threads=1)
 _COUNTED = RunProtocol(warmup=1, runs=1, threads=1)
 
 

@@ -24,7 +24,17 @@ from edgekit.settings import parse_settings
 from edgekit.store import Store, digest_file
 from edgekit.types import Event
 
-STEPS = ["preflight", "baseline", "convert", "quantize", "verify", "measure", "golden samples"]
+STEPS = [
+    "preflight",
+    "lint",
+    "baseline",
+    "convert",
+    "quantize",
+    "verify",
+    "measure",
+    "operators",
+    "golden samples",
+]
 
 
 def measured(report: dict[str, Any], metric: str, subject: str = "final") -> dict[str, Any] | None:

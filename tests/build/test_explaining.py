@@ -53,7 +53,7 @@ class Measured:
         self.calls.append((link.name, artifact.precision))
         emulated = link.source == "emulator"
         unit, factor = ("instructions", 1000.0) if emulated else ("us", 1.0)
-        jitter = 0.0 if emulated else 40.0 * (len(self.calls) % 10 == 0)  # one round is an outlier
+        jitter = 0.0 if emulated else 40.0 * (len(self.calls) == 8)  # one round is an outlier
         ops = [
             {"name": name, "op": None, unit: factor * cost + jitter}
             for name, cost in COSTS[artifact.precision].items()

@@ -110,10 +110,11 @@ def builder(
 
 def test_killed_in_each_step_it_resumes_to_the_same_report(builder: Builder, tiny_build: Any) -> None:
     stages = [s["name"] for s in tiny_build.built.report["stages"]]
-    steps = ["baseline", "convert", "quantize", "verify", "measure"]
-    assert stages == ["preflight", *steps, "golden samples"]
+    steps = ["baseline", "convert", "quantize", "verify", "measure", "operators"]
+    assert stages == ["preflight", "lint", *steps, "golden samples"]
     builder.kill("step_started", "load")
     builder.kill("step_started", "preflight")
+    builder.kill("step_started", "lint")
     builder.kill("step_started", "baseline")
     builder.kill("inside", "convert")
     for step in steps[1:]:
