@@ -252,6 +252,12 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
             default=(),
             help="units that stay in float32 in an int8 file, by the names of `edgekit inspect`",
         ),
+        "quantize.float_ops": Setting(
+            parse=_auto(lambda text: () if text == "none" else _names(text)),
+            default=None,
+            help="operators that stay in float32 in an int8 .tflite file, by type (HARD_SWISH); auto takes "
+            "those that the profile calls faster so, none quantises all",
+        ),
         "quantize.form": Setting(
             parse=_choice("original", "equalized"),
             default="original",

@@ -96,9 +96,18 @@ class Scheme:
     delegate_version: str = ""
     """The delegate's version on the device, where files depend on it ("8.5" of TensorRT); "" if unknown."""
     overrides: Mapping[str, Precision] = field(default_factory=dict)
+    float_ops: tuple[str, ...] = ()
+    """Operators of the runtime by type ("HARD_SWISH") that stay in float32 in an int8 file, where no unit's
+    own exception says otherwise: they have no fast int8 kernel on that device."""
     trained: tuple[tuple[float, float, float, float], ...] = ()
     """Activation ranges from quantisation-aware training in place of calibrated ones: smallest and largest
     value of the float model there on the calibration samples, then the range."""
+
+    def exception(self, unit: str, op: str) -> Precision | None:
+        """In what a unit is kept other than the file's precision: by its name, else by its operator."""
+        if unit in self.overrides:
+            return self.overrides[unit]
+        return "float32" if self.precision == "int8" and op in self.float_ops else None
 
 
 @dataclass(frozen=True, kw_only=True)

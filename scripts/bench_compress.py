@@ -10,8 +10,11 @@ DIR of ``--realdata`` holds ``entry.py`` (model factories and datasets) and ``in
     lowrank       mlperf_tiny_ad_autoencoder by energy: SQNR against the original, float and int8 bytes
     resnet56      the whole recipe: the original fine-tuned, the smaller one taught by it, both in int8; size,
                   host latency (one thread, files taking turns), emulated instructions, top-1 on both tests
+    hardnets      hard_mbv3_cifar and hard_effnet_cifar in int8 after training and by training for int8; three
+                  ways to write HARD_SWISH: top-1, SQNR, host latency, emulated instructions, time by operator
 
-``--work`` keeps the trained models of "resnet56" (a stage that is there is not run again) and the store.
+``--work`` keeps the trained models of "resnet56" and "hardnets" (a stage that is there is not run again)
+and the store.
 The defaults of "resnet56" are the recipe; ``--epochs`` and ``--samples`` make every part cheaper.
 """
 
@@ -261,11 +264,19 @@ def resnet56(bench: Bench) -> None:
     bench_resnet56.run(bench)
 
 
+def hardnets(bench: Bench) -> None:
+    """Nets with hard-swish, SiLU and squeeze-and-excite in int8."""
+    import bench_hardnets
+
+    bench_hardnets.run(bench)
+
+
 PARTS: dict[str, Callable[[Bench], None]] = {
     "importances": importances,
     "distillation": distillation,
     "lowrank": lowrank,
     "resnet56": resnet56,
+    "hardnets": hardnets,
 }
 
 

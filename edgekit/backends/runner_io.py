@@ -33,6 +33,8 @@ def common_refusals(
             f"{profile.id} lists {', '.join(target.precisions)} for {target.runtime}/{target.delegate}, "
             f"not {scheme.precision}"
         )
+    if scheme.float_ops and runtime != "TFLite":
+        reasons.append(f"quantize.float_ops names operators of .tflite files, not of {runtime}")
     return reasons
 
 

@@ -118,6 +118,12 @@ def _op(node: Any) -> TorchOp:
     )
 
 
+def place_of(node: Any) -> tuple[str, str]:
+    """Path of the module that made a node of an exported graph ("features.3.conv", "" at the top), and the
+    line of the user's own code ("net.py:41"), "" where torch recorded none."""
+    return _module_of(node)[0], _user_line(node.meta.get("stack_trace") or "")
+
+
 def _module_of(node: Any) -> tuple[str, str]:
     """Path and class name of the innermost module: nn_module_stack maps keys to (path, class)."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())

@@ -69,7 +69,7 @@ def plan_build(
     store: Store | None = None,
     emit: Emit = ignore_events,
 ) -> tuple[Inputs, list[Plan]]:
-    """Load everything and plan; runs no step but preflight. One plan per target that would be built."""
+    """Load everything and plan; runs no step but preflight and lint. One plan per target."""
     return plan_targets(sources, profile, request, Runner(store or Store(), emit, seed))
 
 

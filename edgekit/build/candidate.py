@@ -12,6 +12,7 @@ from edgekit.backends import Backend, get_backend
 from edgekit.build.compression import Compressed
 from edgekit.build.costs import Costs, GateCosts
 from edgekit.build.equality import tolerance_of
+from edgekit.build.explaining import explain
 from edgekit.build.forms import equalized_source
 from edgekit.build.inputs import Inputs
 from edgekit.build.keeping import check_kept
@@ -166,6 +167,10 @@ def lower(
         files = {"baseline": baseline_file, "final": final}
         measurements, equal = measure(runner, backend, link, inputs.profile, files, first)
         _check_equal(equal, files, link, backend)
+    explained: Mapping[str, Any] | None = None
+    if link is not None and final.precision != "float32":
+        same = {"float32": found.float_file, "final": final}
+        explained = explain(runner, backend, link, inputs.profile, same, first, delegate=plan.delegate)
     made = Made(
         inputs=inputs,
         plan=plan,
@@ -189,6 +194,7 @@ def lower(
         search=found.search,
         estimates=_estimates(costs, {"baseline": baseline_file, "final": final}),
         target=target_search,
+        by_operator=explained,
     )
     as_planned = (planned.file, planned.outputs)
     made = replace(made, precisions=compare_precisions(made, as_planned, lowering, target, costs))

@@ -17,9 +17,12 @@ and less than 5 %."""
 _MARK = "mixed"
 
 
-def marked(artifact: Artifact, scheme: Scheme) -> Artifact:
+def marked(artifact: Artifact, scheme: Scheme, backend: Backend) -> Artifact:
     """The artifact, with a mark in its meta when some of its units stay in float32 by choice."""
-    kept = any(p == "float32" for p in scheme.overrides.values())
+    kept = any(p == "float32" for p in scheme.overrides.values()) or (
+        bool(scheme.float_ops)
+        and any(scheme.exception(u.name, u.op) == "float32" for u in backend.units(artifact))
+    )
     if not kept or scheme.precision not in ("int8", "int16x8"):
         return artifact
     return replace(artifact, meta={**artifact.meta, _MARK: True})

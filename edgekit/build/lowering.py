@@ -208,7 +208,7 @@ class Lowering:
             "tools": self.backend.tools(),
         }
         result = self.runner.run("quantize", key, work, label=label)
-        made = marked(artifact_from_json(result["artifact"], self.runner.store), scheme)
+        made = marked(artifact_from_json(result["artifact"], self.runner.store), scheme, self.backend)
         return made, made.meta
 
     def verify(

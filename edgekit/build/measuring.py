@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgekit.profiles.schema import DeviceProfile, Target
     from edgekit.types import Array
 
-_ON_THE_CPU = frozenset({"xnnpack", "cpu", "openvino", "qnnpack"})
+ON_THE_CPU = frozenset({"xnnpack", "cpu", "openvino", "qnnpack"})
 _COUNTED = RunProtocol(warmup=1, runs=1, threads=1)
 """Counts of instructions repeat exactly, so one run is enough; the warm-up packs weights."""
 
@@ -109,7 +109,7 @@ def on_the_device(measurements: Sequence[Measurement], profile: DeviceProfile, t
     """
     if {m.source for m in measurements if m.metric == "latency"} != {"host"}:
         return True
-    return profile.os.abi == platform.machine() and target.delegate in _ON_THE_CPU
+    return profile.os.abi == platform.machine() and target.delegate in ON_THE_CPU
 
 
 def _one(

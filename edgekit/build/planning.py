@@ -8,6 +8,7 @@ from typing import Any
 from edgekit.backends import get_backend
 from edgekit.build.costs import check_judge
 from edgekit.build.inputs import Inputs, Sources, load_inputs
+from edgekit.build.linting import warned
 from edgekit.build.preflight import check_targets
 from edgekit.build.runner import Runner
 from edgekit.errors import UserError
@@ -20,7 +21,8 @@ from edgekit.types import Event, Plan, Problem, to_json
 def plan_targets(
     sources: Sources, profile: str, request: Request, runner: Runner
 ) -> tuple[Inputs, list[Plan]]:
-    """Load everything; a plan for each target that is to be built. Runs no step but preflight.
+    """Load everything; a plan for each target that is to be built. Runs no step but preflight
+    and, for int8, the lint on calibration data.
 
     One plan unless the request is for several targets. Raises what loading and planning raise.
     """
@@ -40,7 +42,7 @@ def plan_targets(
         wanted = plans if several else plans[:1]
         unknown = [p for p in wanted if p.target not in problems]
         if not unknown:
-            return inputs, wanted
+            return inputs, warned(inputs, wanted, runner)
         problems |= _preflight(inputs, unknown, runner)
 
 

@@ -15,14 +15,17 @@ import numpy as np
 
 from edgekit.backends import get_backend
 from edgekit.backends.torch_graph import TorchGraph, trace
-from edgekit.build.inputs import Sources, check_batch, load_role
+from edgekit.build.inputs import Sources, check_batch, load_role, samples_of
+from edgekit.build.linting import lint
 from edgekit.errors import EdgekitError
 from edgekit.types import Emit, Event, ModelSpec, Problem, Scheme, ignore_events
+from edgekit.verify.lint import SAMPLES
 
 if TYPE_CHECKING:
     from edgekit.profiles.schema import DeviceProfile
     from edgekit.sources.models import LoadedModel
     from edgekit.types import Array
+    from edgekit.verify.lint import Finding
 
 _STEP = "preflight"
 _ALL = "every operator"
@@ -44,6 +47,8 @@ class Preflight:
     problems: Mapping[str, tuple[Problem, ...]]
     lines: Mapping[tuple[str, str], str]
     export_error: str | None = None
+    lints: tuple[Finding, ...] = ()
+    """What may suffer in int8; with calibration data each says whether it does."""
 
     @property
     def buildable(self) -> tuple[str, ...]:
@@ -90,13 +95,13 @@ def inspect_model(
 ) -> Preflight:
     """Load the model as a build would and check it for every target of ``profiles``.
 
-    Each target is checked for the precision that the first profile with it prefers. Raises what loading
-    raises: SourceError, DataError, UserError.
+    Each target is checked for the precision that the first profile with it prefers. With ``calib`` what may
+    suffer in int8 is measured. Raises what loading raises: SourceError, DataError, UserError.
     """
     from edgekit.sources.models import load_model
 
     sources = Sources(model=source, weights=weights, input_shapes=input_shapes, calib=calib)
-    data = None if calib is None else load_role("calib", calib, sources, limit=1)
+    data = None if calib is None else load_role("calib", calib, sources, limit=SAMPLES)
     model = load_model(
         source, weights=weights, input_shapes=input_shapes, input_dtypes=input_dtypes, calib=data
     )
@@ -111,6 +116,7 @@ def inspect_model(
         problems=_check(model, graph, schemes, emit),
         lines={} if known is None else {(op.op, op.where): op.line for op in reversed(known.ops)},
         export_error=_export_error(graph),
+        lints=() if known is None else lint(known, () if data is None else samples_of(data.inputs), emit),
     )
 
 

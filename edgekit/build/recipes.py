@@ -24,6 +24,7 @@ def recipe_of(candidate: Candidate, profile: str, request: Request, seed: int) -
             "quantize.precision": scheme.precision,
             "quantize.calibration": scheme.calibration,
             "quantize.io": scheme.io,
+            **({} if scheme.precision == "int8" else {"quantize.float_ops": None}),
             "quantize.keep": [u for u, p in scheme.overrides.items() if p == "float32"],
             "quantize.form": next(p["form"] for p in made.search["points"] if p["chosen"]),
             "search.rungs": [],

@@ -53,6 +53,8 @@ class Made:
     """What the search for a latency or a speed-up found."""
     precisions: Mapping[str, Any] | None = None
     """int8, fp16 and float32 side by side."""
+    by_operator: Mapping[str, Any] | None = None
+    """See :func:`edgekit.build.explaining.explain`; None where nothing was run on the device."""
 
     def gate_value(self, name: str) -> float | None:
         """What was measured for a gate; None when it was not."""
@@ -160,6 +162,7 @@ def assemble(made: Made, *, gates: Sequence[Gate], status: str, warnings: Sequen
         "search": made.search,
         "target_search": made.target,
         "precisions": made.precisions,
+        "by_operator": made.by_operator,
         "measurements": [to_json(m) for m in (*made.measurements, *_estimated(made))],
         "gates": [{**to_json(g), "passed": g.passed} for g in gates],
         "warnings": list(dict.fromkeys(warnings)),

@@ -20,6 +20,11 @@ _MODELS = (".py", ".pt2")
 """Files that can only be models to build from; .onnx and .pt may be either."""
 _COMPLAINTS = 5
 _NOT_TOLD = "not told by the file"
+_MATTERS = {
+    True: "loses accuracy",
+    False: "harmless on the calibration data",
+    None: "may lose accuracy; --calib tells",
+}
 
 
 @click.command("inspect")
@@ -57,8 +62,8 @@ def inspect(
     them and why not, transposes, quantisation of inputs and outputs.
 
     MODEL (file.py:callable, package.module:callable, model.pt2): before any conversion, for each runtime and
-    delegate the operators that it cannot take, with module, line, reason and what to change. Exit code 4
-    when no target can take the model.
+    delegate the operators that it cannot take, with module, line, reason and what to change; and what may
+    suffer in int8, with --calib by the values that it gives. Exit code 4 when no target can take the model.
     """
     if as_model or _is_model(what):
         _inspect_model(what, profile, weights, input_shapes, calib, as_json)
@@ -206,6 +211,7 @@ def _model_json(found: Preflight) -> dict[str, Any]:
         "model": to_json(found.spec),
         "operators": found.operators,
         "export_error": found.export_error,
+        "lints": to_json(found.lints),
         "targets": {
             target: {
                 "precision": found.schemes[target].precision,
@@ -218,6 +224,8 @@ def _model_json(found: Preflight) -> dict[str, Any]:
 
 
 def _print_model(found: Preflight) -> None:
+    from edgekit.verify.lint import grouped
+
     spec = found.spec
     rows = [
         ("Model", f"{spec.name} ({spec.source})"),
@@ -247,6 +255,16 @@ def _print_model(found: Preflight) -> None:
                 ("  why", problem.reason.replace(f" ({line})", "")),
                 ("  change", problem.hint or "nothing is known that would help"),
                 ("  stops", ", ".join(stopped)),
+            ]
+        )
+    for group in grouped(found.lints):
+        measured = [("  measured", group.worst.measured)] if group.worst.measured else []
+        print_rows(
+            [
+                (f"In int8: {group.rule}", f"{_MATTERS[group.matters]}; {group.places}"),
+                ("  why", group.worst.reason),
+                *measured,
+                ("  change", group.worst.hint),
             ]
         )
 

@@ -11,7 +11,7 @@ stays, so that ranges which begin at zero go on doing so.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -149,10 +149,12 @@ class PerChannelWeight(FakeQuantizeBase):  # type: ignore[misc]
 class Simulated(torch.nn.Module):
     """The prepared graph as a module that trains and validates like any other."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, norms: Mapping[str, tuple[float, float]]) -> None:
         super().__init__()
         self.graph = graph
+        self._norms = norms
         self._frozen = False
+        _restore_norms(graph, norms)
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         return self.graph(*inputs)
@@ -163,12 +165,14 @@ class Simulated(torch.nn.Module):
             move_exported_model_to_train(self.graph)
         else:
             move_exported_model_to_eval(self.graph)
+        _restore_norms(self.graph, self._norms)
         return self
 
     def freeze_statistics(self) -> None:
         """From now on batch norm uses the statistics that it has, in training too."""
         self._frozen = True
         move_exported_model_to_eval(self.graph)
+        _restore_norms(self.graph, self._norms)
 
     def activations(self) -> list[Activation]:
         """One for each range: tensors that share a range share it."""
@@ -235,5 +239,31 @@ def simulate(
         ) from exc
     quantizer = _Quantizer()
     quantizer.set_global(QuantizationConfig(activation, activation, weight, None, True))
+    norms = _norms(graph)
     prepared = prepare_qat_pt2e(graph, quantizer)
-    return Simulated(prepared).eval()
+    return Simulated(prepared, norms).eval()
+
+
+def _norms(graph: Any) -> dict[str, tuple[float, float]]:
+    """Momentum and eps of each batch norm, by the name of its running variance."""
+    nodes = [n for n in graph.graph.nodes if n.target == torch.ops.aten.batch_norm.default]
+    return {str(n.args[4].target): (float(n.args[6]), float(n.args[7])) for n in nodes}
+
+
+def _restore_norms(graph: Any, norms: Mapping[str, tuple[float, float]]) -> None:
+    """Put the model's own momentum and eps back, there and where the variance is folded into weights.
+
+    torchao 0.18 replaces subgraphs by patterns with torch's defaults (0.1 and 1e-5), when it fuses and again
+    at each change between training and evaluation. Nets with another eps (MobileNetV3 and EfficientNet have
+    0.001) would train as a net that computes something else.
+    """
+    for node in graph.graph.nodes:
+        if node.target != torch.ops.aten.batch_norm.default:
+            continue
+        variance = node.args[4]
+        momentum, eps = norms[str(variance.target)]
+        node.args = (*node.args[:6], momentum, eps, *node.args[8:])
+        for user in tuple(variance.users):
+            if user.target == torch.ops.aten.add.Tensor and isinstance(user.args[1], float):
+                user.args = (variance, eps)
+    graph.recompile()

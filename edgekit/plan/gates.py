@@ -87,19 +87,24 @@ def plan_gates(
 def gates_for(gates: Sequence[Gate], scheme: Scheme, units: Sequence[Mapping[str, Any]]) -> tuple[Gate, ...]:
     """The gates of a file that a search made in another scheme than the plan's.
 
-    Layers that it keeps in float32 on purpose are left out of the share that has to compute in int8; for a
-    file in another precision that gate means nothing.
+    Layers that it keeps in float32 on purpose are left out of the share that has to compute in int8, and
+    operators that the target keeps there; for a file in another precision that gate means nothing.
     """
     kept = sum(bool(u["macs"]) for u in units if scheme.overrides.get(u["name"]) == "float32")
     arithmetic = sum(bool(u["macs"]) for u in units)
+    slow = sum(u["op"] in scheme.float_ops and u["name"] not in scheme.overrides for u in units)
     adapted = []
     for gate in gates:
         if gate.name != "int8_share":
             adapted.append(gate)
-        elif scheme.precision == "int8" and kept:
-            limit = round(gate.limit * (1 - kept / arithmetic), 1)
-            reason = f"{gate.reason}, less {kept} layers that the search keeps in float32"
-            adapted.append(replace(gate, limit=limit, reason=reason))
+        elif scheme.precision == "int8" and (kept or slow):
+            share = (1 - kept / arithmetic if kept else 1.0) * (1 - slow / len(units))
+            less = [f"{kept} layers that the search keeps in float32"] if kept else []
+            less += (
+                [f"{slow} operators ({', '.join(scheme.float_ops)}) that are faster there"] if slow else []
+            )
+            reason = f"{gate.reason}, less {' and '.join(less)}"
+            adapted.append(replace(gate, limit=round(gate.limit * share, 1), reason=reason))
         elif scheme.precision == "int8":
             adapted.append(gate)
     return tuple(adapted)

@@ -65,7 +65,33 @@ def plan_scheme(
         delegate=target.delegate,
         delegate_version=target.version if target.delegate == "tensorrt" else "",
         overrides=_kept(wanted, settings),
+        float_ops=_float_ops(target, wanted, settings, rejected),
     )
+
+
+def _float_ops(
+    target: Target, wanted: Precision, settings: Mapping[str, Any], rejected: list[Rejected]
+) -> tuple[str, ...]:
+    """Operators by type that stay in float32: those that were set, else the target's."""
+    chosen: tuple[str, ...] | None = settings["quantize.float_ops"]
+    if wanted != "int8":
+        if chosen:
+            raise UserError(
+                f"quantize.float_ops was set, but the file is {wanted}",
+                hint="leave it away, or --set quantize.precision=int8",
+            )
+        return ()
+    if chosen is not None:
+        return chosen
+    if target.float_ops:
+        rejected.append(
+            Rejected(
+                alternative=f"{', '.join(target.float_ops)} in int8, where the model has such operators",
+                reason="the profile says that they are faster in float32 on this target; "
+                "--set quantize.float_ops=none quantises them",
+            )
+        )
+    return target.float_ops
 
 
 def _kept(wanted: Precision, settings: Mapping[str, Any]) -> dict[str, Precision]:

@@ -133,6 +133,8 @@ class Target(_Section):
     version: str = Field(default="", pattern=r"^(\d+(\.\d+)*)?$")
     """The runtime's version on the device where files and scripts depend on it: "10.3" for tensorrt of
     JetPack 6.2; "" if unknown."""
+    float_ops: tuple[str, ...] = Field(default=(), strict=False)
+    """Operators of .tflite files ("HARD_SWISH") that stay in float32 in an int8 file: faster so there."""
     warnings: tuple[str, ...] = Field(default=(), strict=False)
 
     @field_validator("precisions")
@@ -149,6 +151,8 @@ class Target(_Section):
             raise ValueError(
                 f"runtime {self.runtime} has no delegate {self.delegate!r}; it has {', '.join(known)}"
             )
+        if self.float_ops and self.runtime != "tflite":
+            raise ValueError(f"float_ops are operators of .tflite files, not of {self.runtime}")
         return self
 
 

@@ -20,6 +20,7 @@ from edgekit.report.digest import report_digest
 from edgekit.report.headline import cards, gate_text, precision_of, status_of
 from edgekit.report.layers import layers_view
 from edgekit.report.measurements import measurements_view, pairs, plain
+from edgekit.report.operators import operators_view
 from edgekit.report.precisions import precisions_view
 from edgekit.report.search import search_view, target_view
 from edgekit.report.targets import companion_table, comparison_text, target_table
@@ -61,6 +62,7 @@ def render_html(report: Mapping[str, Any]) -> str:
             cards=cards(report),
             precision=precision_of(report),
             layers=layers_view(report["units"]) if report["units"] else None,
+            operators=operators_view(report),
             measured=measurements_view(report["measurements"]),
             environment=pairs(report["environment"]),
             provenance=_provenance(report),

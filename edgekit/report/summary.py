@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.report.headline import cards, gate_text, precision_of, status_of
+from edgekit.report.operators import operator_lines
 from edgekit.report.precisions import precisions_line
 from edgekit.report.search import search_line, target_line
 from edgekit.report.targets import target_lines
@@ -30,6 +31,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("Verdict", verdict["reason"]))
     if sentence := precisions_line(report):
         lines.append(("Precisions", sentence))
+    lines += operator_lines(report)
     for gate in report["gates"]:
         mark = {True: "passed", False: "FAILED", None: "NOT MEASURED"}[gate["passed"]]
         lines.append(("Gate", f"{mark}: {gate_text(gate)}"))

@@ -26,11 +26,13 @@ from edgekit.types import Event
 
 STEPS = [
     "preflight",
+    "lint",
     "baseline",
     "convert",
     "quantize",
     "verify",
     "measure",
+    "operators",
     "quantize fp16 for comparison",
     "verify fp16 for comparison",
     "golden samples",

@@ -111,10 +111,11 @@ def builder(
 def test_killed_in_each_step_it_resumes_to_the_same_report(builder: Builder, tiny_build: Any) -> None:
     stages = [s["name"] for s in tiny_build.built.report["stages"]]
     compared = [f"{step} fp16 for comparison" for step in ("quantize", "verify")]
-    steps = ["baseline", "convert", "quantize", "verify", "measure", *compared]
-    assert stages == ["preflight", *steps, "golden samples"]
+    steps = ["baseline", "convert", "quantize", "verify", "measure", "operators", *compared]
+    assert stages == ["preflight", "lint", *steps, "golden samples"]
     builder.kill("step_started", "load")
     builder.kill("step_started", "preflight")
+    builder.kill("step_started", "lint")
     builder.kill("step_started", "baseline")
     builder.kill("inside", "convert")
     for step in steps[1:]:

@@ -54,6 +54,15 @@ def branch():
     return Branch()
 
 
+class Swish(nn.Module):
+    def forward(self, x):
+        return nn.functional.hardswish(x * 9)
+
+
+def swish():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), Swish(), nn.Flatten())
+
+
 def plain():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(6), nn.Flatten(), nn.Linear(8, 4))
 '''
@@ -173,3 +182,33 @@ def test_a_file_of_torch_is_a_model_when_it_is_said_to_be(nets: Path, cli: Cli) 
     assert "targets" in json.loads(said.out) and json.loads(said.out)["operators"] is None
     said = cli("inspect", "net.onnx", "--input-shape", "1,3,8,8")
     assert said.code == 2 and "add --as-model" in said.refusal()[1]
+
+
+def test_what_may_suffer_in_int8_is_named_and_calibration_data_tells_whether_it_does(
+    nets: Path, cli: Cli
+) -> None:
+    _, found = inspected(cli, "nets.py:swish")
+    (lint,) = found["lints"]
+    assert (lint["rule"], lint["where"], lint["matters"]) == ("hard-swish", "1", None)
+    assert lint["line"] == line_of("nn.functional.hardswish(x * 9)")
+    Path("wide.npz").write_bytes(_npz(100.0))
+    said = cli("inspect", "nets.py:swish", "--calib", "wide.npz", "--profile", "pi4")
+    assert "In int8: hard-swish  loses accuracy; 1" in said.out, said.out
+    assert "lies below -3" in said.out and "qat.epochs" in said.out
+    Path("narrow.npz").write_bytes(_npz(0.1))
+    said = cli("inspect", "nets.py:swish", "--calib", "narrow.npz", "--profile", "pi4")
+    assert "harmless on the calibration data" in said.out, said.out
+    assert (
+        "In int8" not in cli("inspect", "nets.py:plain", "--input-shape", "1,3,8,8", "--profile", "pi4").out
+    )
+
+
+def _npz(scale: float) -> bytes:
+    import io
+
+    import numpy as np
+
+    packed = io.BytesIO()
+    x = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
+    np.savez(packed, x=scale * x)
+    return packed.getvalue()

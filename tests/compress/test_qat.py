@@ -189,3 +189,26 @@ def test_the_file_computes_what_training_played(
     wider = tuple((*r[:2], 3 * r[2], 3 * r[3]) for r in rows)
     far, _ = distance(Scheme(precision="int8", delegate=delegate, calibration="minmax", trained=wider))
     assert far < sqnr - 3, "the trained ranges have no influence on the file"
+
+
+def test_batch_norms_keep_their_own_eps_and_momentum() -> None:
+    """MobileNetV3 and EfficientNet have 0.001; with small variances torch's default computes another net."""
+    from edgekit.compress.simulated import simulate
+
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, eps=1e-3, momentum=0.03), nn.ReLU(),
+        nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4, eps=1e-2),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for norm in (net[1], net[4]):
+            norm.running_var.copy_(torch.linspace(1e-3, 1e-2, norm.num_features))
+    x = torch.from_numpy(TRAIN.inputs[0][:4])
+    played = simulate(net, [x], per_channel=True, symmetric=False)
+    played.switch("pass")
+
+    def same(training: bool) -> bool:
+        with torch.no_grad():
+            ours, theirs = net.train(training)(x), played.train(training)(x)
+        return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(ours.abs().max()))
+
+    assert all(same(training) for training in (False, True, False))

@@ -45,6 +45,26 @@ class TestPrecision:
     def test_training_data_will_do_for_calibration(self, model: ModelSpec) -> None:
         assert plan_for(model, DataFacts(train=100)).scheme.precision == "int8"
 
+    def test_operators_that_the_target_runs_faster_in_float32_stay_there(
+        self, model: ModelSpec, situations: Situations
+    ) -> None:
+        def x86(*settings: str, target: str = "tflite") -> Plan:
+            return plan_for(model, situations["calib"], *settings, profile="generic_x86_64", target=target)
+
+        plan = x86()
+        assert plan.scheme.float_ops == ("HARD_SWISH",)
+        assert "faster in float32" in reason(plan, "HARD_SWISH in int8, where the model has such operators")
+        assert x86("quantize.float_ops=none").scheme.float_ops == ()
+        assert x86("quantize.float_ops=MUL,ADD").scheme.float_ops == ("MUL", "ADD")
+        assert x86("quantize.precision=dynamic").scheme.float_ops == ()
+        assert plan_for(model, situations["calib"]).scheme.float_ops == ()
+        with pytest.raises(UserError, match="float_ops was set, but the file is float32"):
+            x86("quantize.float_ops=MUL", "quantize.precision=float32")
+        with pytest.raises(Unsupported, match=r"no operator 'HARDSWISH'.*did you mean HARD_SWISH"):
+            x86("quantize.float_ops=HARDSWISH")
+        with pytest.raises(Unsupported, match=r"operators of \.tflite files, not of ONNX"):
+            x86("quantize.float_ops=HARD_SWISH", target="onnx")
+
     @pytest.mark.parametrize(
         ("profile", "precision"),
         [

@@ -49,6 +49,13 @@ def test_a_runtime_refuses_a_foreign_delegate() -> None:
         Target(runtime="tflite", delegate="tensorrt", precisions=("fp16",))
 
 
+def test_operators_to_keep_in_float32_are_those_of_tflite_files() -> None:
+    kept = Target(runtime="tflite", delegate="xnnpack", precisions=("int8",), float_ops=("HARD_SWISH",))
+    assert kept.float_ops == ("HARD_SWISH",)
+    with pytest.raises(ValidationError, match=r"operators of \.tflite files, not of onnx"):
+        Target(runtime="onnx", delegate="cpu", precisions=("int8",), float_ops=("HARD_SWISH",))
+
+
 def test_a_version_is_numbers_and_dots() -> None:
     assert Target(runtime="onnx", delegate="tensorrt", precisions=("fp16",)).version == ""
     for version in ("10.3", "8.5.2", "11"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,12 @@ class TFLiteBackend:
             computes_in = checking.COMPUTES_IN[scheme.precision]
             refusal = rules.DELEGATES[target.delegate].refusal_of("CONV_2D", computes_in)
             reasons += [refusal] if refusal is not None else []
+        known = rules.DELEGATES[target.delegate].rules if target.delegate in self.delegates else {}
+        for op in scheme.float_ops:
+            if op not in known:
+                near = difflib.get_close_matches(op.upper(), known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                reasons.append(f"{target.delegate} has no operator {op!r} to keep in float32{hint}")
         if scheme.io == "int8" and scheme.precision != "int8":
             reasons.append("int8 inputs and outputs need int8 precision")
         return Support(ok=not reasons, reasons=tuple(reasons))

@@ -61,8 +61,8 @@ def _precisions(graph: Graph, scheme: Scheme) -> list[str]:
     wrong: dict[str, list[Op]] = {}
     for index, name in flatbuffer.unit_names(graph).items():
         op = graph.ops[index]
-        precision = scheme.overrides.get(name, scheme.precision)
-        asked = name in scheme.overrides
+        exception = scheme.exception(name, op.op)
+        precision, asked = exception or scheme.precision, exception is not None
         if op.op in SHAPE_ONLY or (precision in ("fp16", "dynamic") and op.op not in _WEIGHTED):
             continue
         if precision == "float32" and not asked:

@@ -67,6 +67,9 @@ def quantize_file(source: Path, scheme: Scheme, ranges: Ranges | None) -> bytes:
             for op in beyond_integers(graph, ranges):
                 _add_rule(worker, _scope(graph, op), "float32", scheme)
         by_unit = {name: graph.ops[index] for index, name in unit_names(graph).items()}
+        for unit, op in by_unit.items():
+            if scheme.exception(unit, op.op) is not None and unit not in scheme.overrides:
+                _add_rule(worker, _scope(graph, op), "float32", scheme)
         for unit, precision in scheme.overrides.items():
             if unit not in by_unit:
                 raise Unsupported(f"the model has no unit {unit!r}", hint="`edgekit inspect` lists the units")

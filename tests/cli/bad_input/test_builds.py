@@ -124,7 +124,9 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
     assert first.returncode == 130, err
     assert "error: stopped\n  next: run the same command again" in err and "Traceback" not in err
     assert out == "" and not (work / "out").exists()
-    assert only_steps(own_store, "preflight", "baseline") and list((own_store / "tmp").iterdir()) == []
+    assert (
+        only_steps(own_store, "preflight", "lint", "baseline") and list((own_store / "tmp").iterdir()) == []
+    )
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert {s["name"]: s["cached"] for s in json.loads(again.stdout)["stages"]}["baseline"] is True

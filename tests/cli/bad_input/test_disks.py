@@ -107,7 +107,7 @@ class TestStore:
         assert said.code == 5
         assert said.refusal()[0] == "the disk is full while converting the model"
         assert not (work / "out").exists()
-        assert all_whole(root) and only_steps(root, "preflight", "baseline")
+        assert all_whole(root) and only_steps(root, "preflight", "lint", "baseline")
         assert list((root / "tmp").iterdir()) == [], "scratch is cleared away"
 
     def test_a_read_only_folder(

@@ -291,7 +291,7 @@ def test_a_mistake_is_told_in_one_sentence_and_leaves_nothing(
     assert re.search(words, sentence), sentence
     assert re.search(hint, following), following
     assert not (work / "out").exists()
-    assert only_steps(own_store, "preflight")
+    assert only_steps(own_store, "preflight", "lint")
 
 
 @pytest.mark.parametrize("name", ["unknown target", "channels last"])
