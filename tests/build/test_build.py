@@ -209,7 +209,7 @@ class TestParity:
                 assert f"the first layer that differs is {layer} " in str(caught.value)
                 assert "float32 file differs from the torch model" in str(caught.value)
         assert not out.exists()
-        assert store.usage().steps == 2, "preflight and the outputs of the original"
+        assert store.usage().steps == 3, "preflight, lint and the outputs of the original"
 
     def test_rounding_is_no_difference(
         self,
