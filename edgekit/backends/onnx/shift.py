@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shift:
-    """A layer, the Clip(0, ``limit``) behind it, the tensor that the Clip writes, and the layers that read."""
+    """A layer, the Clip(0, ``limit``) behind it, the tensor that the Clip writes, and its readers."""
 
     writer: Op
     clip: Op
