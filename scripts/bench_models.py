@@ -12,7 +12,8 @@ does), then
     top-1     of torch and of the int8 file, and n, where the data has labels
     size      float bytes / int8 bytes
     speed     median latency float / int8 on this host, one thread, both in one session taking turns
-    seconds   export + quantise, wall time
+    seconds   float file + int8 file (for executorch: quantise and lower), wall time; and the processor's
+              seconds for the int8 file, which other work on the machine lengthens less
 
 A cell is "refused" when planning would refuse it (operator, place and reason are printed below the
 table), "FAILED" when it broke after that. Exit code 1 when a cell failed or is above the parity limit.
@@ -81,17 +82,20 @@ def cell(folder: Path, name: str, target: str, store_root: Path) -> dict[str, An
         scheme=Scheme(delegate=delegate),
         emit=ignore_events,
     )
+    float_s = time.perf_counter() - start
     parity = worst(want, reference.run_session(backend.session(floats), [test[:PARITY]]))
     result: dict[str, Any] = {
         "parity": parity,
+        "float_s": float_s,
         "exporter": floats.meta.get("exporter", ""),
         "float_bytes": floats.bytes,
     }
+    start, start_cpu = time.perf_counter(), sum(os.times()[:4])
     try:
         int8 = backend.quantize(floats, samples, scheme, refit=True, store=store, emit=ignore_events)
     except Exception as exc:  # a cell tells what broke, the others go on
         return result | {"int8_failed": f"{type(exc).__name__}: {exc}"}
-    result["seconds"] = time.perf_counter() - start
+    result |= {"int8_s": time.perf_counter() - start, "int8_cpu_s": sum(os.times()[:4]) - start_cpu}
     got = reference.run_session(backend.session(int8), [test])
     result |= {
         "int8_bytes": int8.bytes,
@@ -191,7 +195,7 @@ def run_cell(folder: Path, name: str, target: str) -> dict[str, Any]:
     return dict(json.loads(lines[-1]))
 
 
-HEAD = ("model", "target", "parity", "SQNR dB", "top-1 float -> int8", "n", "size", "speed", "s", "result")
+HEAD = ("model", "target", "parity", "SQNR dB", "top-1 float -> int8", "n", "size", "speed", "s float + int8", "result")
 
 
 def row(name: str, target: str, found: Mapping[str, Any]) -> list[str]:
@@ -206,7 +210,9 @@ def row(name: str, target: str, found: Mapping[str, Any]) -> list[str]:
         str(found.get("n", "-")),
         f"{found['float_bytes'] / found['int8_bytes']:.2f}x" if "int8_bytes" in found else "-",
         f"{found['speed']:.2f}x" if "speed" in found else "-",
-        f"{found['seconds']:.0f}" if "seconds" in found else "-",
+        f"{found['float_s']:.0f} + {found['int8_s']:.0f} (cpu {found['int8_cpu_s']:.0f})"
+        if "int8_s" in found
+        else "-",
         verdict(found),
     ]
 

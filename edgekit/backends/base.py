@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgekit.types import (
     Artifact,
@@ -184,4 +184,21 @@ class Backend(Protocol):
 
     def read_outputs(self, artifact: Artifact, files: Sequence[bytes]) -> list[Array]:
         """Output arrays (artifact layout) from the files that the runner wrote."""
+        ...
+
+
+@runtime_checkable
+class Simulating(Protocol):
+    """A backend that can play int8 without writing a file for it: then layers can be ranked one by one."""
+
+    def simulator(
+        self,
+        artifact: Artifact,
+        samples: Sequence[Sequence[Array]],
+        heard: Sequence[Sequence[Array]],
+        scheme: Scheme,
+    ) -> Callable[[frozenset[str]], list[Array]]:
+        """What gives outputs on ``heard``, one array for each output, when all of the float ``artifact`` but
+        the units that are named is in int8, with ranges from ``samples``. Units that ``scheme`` overrides
+        stay as it says; biases are not corrected."""
         ...

@@ -31,6 +31,9 @@ TRAINED = "trained"
 """Name of the method when ranges come from quantisation-aware training."""
 
 Samples = Sequence[Sequence["Array"]]
+Observe = Callable[
+    [calibration.Read, Sequence[Sequence[Sequence["Array"]]], Emit], list[dict[str, calibration.Observed]]
+]
 Tried = tuple[float, float, str, Artifact]
 """Agreement in percent (0 where it means nothing), SQNR in dB, method, file."""
 
@@ -46,12 +49,14 @@ def quantize_best(
     refit: bool,
     emit: Emit,
     trained: Sequence[Sequence[float]] = (),
+    observe: Observe = calibration.observe,
 ) -> Artifact:
     """The file of the method that measures best; ``meta["calibration"]`` tells what was tried and chosen.
 
     ``read`` gives activations of the float file ``artifact``, ``write`` makes a file from ranges, ``run``
-    its outputs on samples. With ``trained`` ranges (see Scheme) those are taken, and true extremes where
-    there is none; ``methods`` must have "minmax" then. Raises DataError for too few samples.
+    its outputs on samples. ``observe`` is calibration.observe or something that remembers what it gave. With
+    ``trained`` ranges (see Scheme) those are taken, and true extremes where there is none; ``methods`` must
+    have "minmax" then. Raises DataError for too few samples.
     """
     if len(samples) < MIN_SAMPLES:
         raise DataError(
@@ -60,7 +65,7 @@ def quantize_best(
         )
     fit, held = split(samples)
     groups = [fit, held] if fit is not held else [fit]
-    observed = calibration.observe(read, groups, emit)
+    observed = observe(read, groups, emit)
     if trained:
         found = trained_ranges.find(calibration.merge(observed), trained)
         observed = [trained_ranges.given(part, found) for part in observed]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.backends.base import Simulating
 from edgekit.build.costs import Costs, GateCosts
 from edgekit.build.lowering import Lowering
 from edgekit.build.scores import COSTS, MENDED, SEARCHED, gate_values
@@ -25,6 +26,7 @@ from edgekit.tune import (
     layers_of,
     margin_of,
     rank,
+    rank_alone,
 )
 from edgekit.types import Artifact, Event, Gate, PlanStep, Unit
 from edgekit.verify import reference
@@ -182,18 +184,22 @@ class BudgetSearch:
         scheme = replace(trial.scheme, calibration=method)
         samples = self.lowering.inputs.calibration()[:_RANK_CALIBRATION]
         heard = samples[:: max(1, len(samples) // _RANK_SAMPLES)][:_RANK_SAMPLES]
-        measurements = int(self.step.config["rankings"])
+        played = isinstance(self.lowering.backend, Simulating) and scheme.precision == "int8"
+        measurements = 2 * len(layers) if played else int(self.step.config["rankings"])
         calls = 0
+
+        def counted() -> None:
+            nonlocal calls
+            calls += 1
+            data = {"done": min(calls, measurements), "total": measurements}
+            self.lowering.runner.emit(Event(kind="progress", step=self._name, data=data))
 
         def work() -> dict[str, Any]:
             backend, store = self.lowering.backend, self.lowering.runner.store
             want = _run(backend.session(file), heard)
 
             def noise(kept: frozenset[str]) -> float:
-                nonlocal calls
-                calls += 1
-                data = {"done": min(calls, measurements), "total": measurements}
-                self.lowering.runner.emit(Event(kind="progress", step=self._name, data=data))
+                counted()
                 chosen = replace(scheme, overrides=dict.fromkeys(sorted(kept), "float32"))
                 try:
                     made = backend.quantize(
@@ -204,7 +210,18 @@ class BudgetSearch:
                     return float("inf")  # a file that cannot be made is no gain
                 return _noise(want, got)
 
-            found = rank(layers, noise, measurements=measurements)
+            if played:
+                assert isinstance(backend, Simulating)
+                plain = replace(scheme, overrides={})
+                play = backend.simulator(file, samples, heard, plain)
+
+                def played_noise(kept: frozenset[str]) -> float:
+                    counted()
+                    return _noise(want, play(kept))
+
+                found = rank_alone(layers, played_noise)
+            else:
+                found = rank(layers, noise, measurements=measurements)
             place = {layer.units: i for i, layer in enumerate(layers)}
             rows = [{"layers": [place[x.units] for x in r.layers], "gain": r.gain} for r in found]
             return {"objects": [], "ranking": rows}
@@ -214,7 +231,7 @@ class BudgetSearch:
             "file": file.sha256,
             "scheme": scheme,
             "calib": calib.sha256 if calib is not None else None,
-            "samples": [_RANK_CALIBRATION, _RANK_SAMPLES, measurements],
+            "samples": [_RANK_CALIBRATION, _RANK_SAMPLES, measurements, played],
             "backend": self.lowering.backend.name,
             "tools": self.lowering.backend.tools(),
         }

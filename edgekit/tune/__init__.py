@@ -2,7 +2,7 @@
 
 from edgekit.tune.budget import Ladder, Outcome, climb
 from edgekit.tune.points import LeftOut, Point, Trial, margin_of
-from edgekit.tune.ranking import Layer, Ranked, layers_of, rank
+from edgekit.tune.ranking import Layer, Ranked, layers_of, rank, rank_alone
 
 __all__ = [
     "Ladder",
@@ -16,4 +16,5 @@ __all__ = [
     "layers_of",
     "margin_of",
     "rank",
+    "rank_alone",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from edgekit.tune import Layer, layers_of, rank
+from edgekit.tune import Layer, layers_of, rank, rank_alone
 from edgekit.types import Unit
 
 
@@ -67,3 +67,34 @@ def test_where_only_some_files_can_be_made_theirs_are_the_useful_runs() -> None:
     ranked = rank(LAYERS[:6], lambda kept: 1.0 if "u2" in kept else math.inf, measurements=9)
     assert ranked[0].layers[0].units[0] == "u2" and ranked[0].gain > 0
     assert all(-math.inf < r.gain < 0 for r in ranked[1:])
+
+
+def test_alone_tensors_are_told_from_layers_where_neighbours_share_them() -> None:
+    calls, noise = counting()
+    ranked = rank_alone(LAYERS, noise)
+    assert len(calls) == 2 * len(LAYERS)
+    assert [tuple(x.units[0] for x in r.layers) for r in ranked][:2] == [("u2", "u3"), ("u6", "u7")]
+    assert ranked[0].gain == pytest.approx(5.0 / sum(BETWEEN))
+    assert sum(r.gain for r in ranked) == pytest.approx(1.0)
+    assert sorted(u for r in ranked for u in r.units) == sorted(u for x in LAYERS for u in x.units)
+
+
+def test_alone_each_layer_is_an_item_where_none_are_shared() -> None:
+    own = {f"u{i}": float(i * i % 7) for i in range(16)}
+    calls: list[frozenset[str]] = []
+
+    def noise(kept: frozenset[str]) -> float:
+        calls.append(kept)
+        return sum(n for unit, n in own.items() if unit not in kept)
+
+    ranked = rank_alone(LAYERS, noise)
+    assert len(calls) == len(LAYERS) + 1, "pairs tell nothing more"
+    assert all(len(r.layers) == 1 for r in ranked)
+    assert [r.gain for r in ranked] == sorted((r.gain for r in ranked), reverse=True)
+    assert ranked[0].gain == pytest.approx(max(own.values()) / sum(own.values()))
+
+
+def test_alone_infinite_noise_comes_first_and_nothing_ranks_nothing() -> None:
+    ranked = rank_alone(LAYERS, lambda kept: math.inf if "u5" not in kept else 0.0)
+    assert ranked[0].layers[0].units[0] == "u5" and math.isfinite(ranked[0].gain)
+    assert all(r.gain == 0.0 for r in rank_alone(LAYERS, lambda kept: 0.0))

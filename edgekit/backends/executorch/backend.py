@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +144,27 @@ class ExecuTorchBackend:
             producer="torchao",
             tools=self.tools(),
             meta={**artifact.meta, **written.meta, **meta},
+        )
+
+    def simulator(
+        self,
+        artifact: Artifact,
+        samples: Sequence[Sequence[Array]],
+        heard: Sequence[Sequence[Array]],
+        scheme: Scheme,
+    ) -> Callable[[frozenset[str]], list[Array]]:
+        wanted = _wanted(scheme, [u.name for u in self.units(artifact)])
+        require_executorch()  # first of all imports: quietly
+        from edgekit.backends.executorch import simulation
+        from edgekit.backends.executorch.program import load
+
+        return simulation.simulator(
+            load(intermediate(artifact, "program_sha256")),
+            samples,
+            heard,
+            keep=wanted[1] if wanted is not None else (),
+            per_channel=scheme.per_channel,
+            trained=scheme.trained,
         )
 
     def units(self, artifact: Artifact) -> list[Unit]:

@@ -85,7 +85,7 @@ def quantize_static(
             emit(Event(kind="info", step="quantize", message=told))
         quantizer = UnitQuantizer([*keep, *masked], per_channel=per_channel, dynamic=False)
         graph = prepare_pt2e(graph, quantizer)
-        work = _Work(graph, emit, trained)
+        work = Work(graph, emit, trained)
         reference = work.watch(groups)
         names = [calibration_choice.TRAINED] if trained else list(methods_of(method))
         tried = work.compare(names, reference, fit, held)
@@ -130,7 +130,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Work:
+class Work:
     """A prepared graph and what its observers have seen."""
 
     def __init__(self, graph: Any, emit: Emit, trained: Sequence[Sequence[float]] = ()) -> None:
@@ -181,7 +181,7 @@ class _Work:
     ) -> tuple[float, float, str, Any]:
         self.apply(name, [0], fit)
         set_mode(self.graph, "simulate")
-        sqnr, agreement = calibration_choice.compare(reference, self._run(held))
+        sqnr, agreement = calibration_choice.compare(reference, self.run(held))
         self.rows.append({"name": name, "sqnr_db": sqnr, "agreement": agreement})
         message = f"calibration {name}: SQNR {sqnr:.1f} dB on held-back samples"
         self._emit(Event(kind="info", step="quantize", message=message))
@@ -215,7 +215,7 @@ class _Work:
         found = {k: o.observed(group) for k, o in self._activations.items()}
         return {k: o for k, o in found.items() if o is not None}
 
-    def _run(self, samples: Sequence[Sequence[Array]]) -> list[Array]:
+    def run(self, samples: Sequence[Sequence[Array]]) -> list[Array]:
         return _joined([_arrays(self.graph(*tensors(s))) for s in samples])
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from edgekit.backends.executorch.needed import needed_passes, partitioner
 from edgekit.backends.executorch.program import first_tensor, unit_of
 from edgekit.backends.executorch.toolchain import quiet, require_executorch
 from edgekit.errors import ConversionError, Unsupported
@@ -56,12 +57,11 @@ class _Reasons:
 def lower(program: torch.export.ExportedProgram) -> Lowered:
     """Lower a float or quantised program. Raises Unsupported for an operator without any kernel."""
     require_executorch()
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 
-    with quiet(), _uncollected(), _listening() as reasons:
+    with quiet(), _uncollected(), needed_passes(), _listening() as reasons:
         try:
-            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            edge = to_edge_transform_and_lower(program, partitioner=[partitioner()])
             placed, others, partitions = _placement(edge.exported_program().graph_module, reasons)
             made = edge.to_executorch(ExecutorchBackendConfig())
         except Exception as exc:  # exir raises whatever its passes meet

@@ -3,7 +3,7 @@ OpenVINO here and by TensorRT on a Jetson."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,6 +158,17 @@ class OnnxBackend:
             return self._stored(artifact, proto, scheme, store, meta)
 
         return int8.quantize_int8(artifact, found, samples, scheme, store=stored, refit=refit, emit=emit)
+
+    def simulator(
+        self,
+        artifact: Artifact,
+        samples: Sequence[Sequence[Array]],
+        heard: Sequence[Sequence[Array]],
+        scheme: Scheme,
+    ) -> Callable[[frozenset[str]], list[Array]]:
+        from edgekit.backends.onnx import simulation
+
+        return simulation.simulator(artifact, samples, heard, scheme)
 
     def _stored(
         self, parent: Artifact, proto: Any, scheme: Scheme, store: Store, meta: Mapping[str, Any]

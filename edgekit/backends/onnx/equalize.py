@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends.onnx.graph import Graph, Op
+from edgekit.backends.onnx.graph import Graph, Op, clip_limit, is_own
 
 if TYPE_CHECKING:
     from edgekit.backends.calibration import Read
@@ -50,13 +50,13 @@ def pairs(graph: Graph) -> list[Pair]:
         writer, limit = graph.producers.get(op.inputs[0]), None
         passed: tuple[str, ...] = ()
         if writer is not None and writer.op in ("Relu", "Clip"):
-            limit = _upper(graph, writer)
+            limit = clip_limit(graph, writer)
             if writer.op == "Clip" and limit is None:
                 continue
             before = graph.producers.get(writer.inputs[0])
             alone = before is not None and graph.only_reader(writer.inputs[0]) is writer
             passed, writer = (writer.name,), before if alone else None
-        if writer is None or writer.op != "Conv" or not all(_own(graph, writer, i) for i in (1, 2)):
+        if writer is None or writer.op != "Conv" or not all(is_own(graph, writer, i) for i in (1, 2)):
             continue
         found.append(Pair(writer, op.inputs[0], op, limit, (writer.name, *passed)))
     return found
@@ -145,21 +145,8 @@ def _total(found: Sequence[Pair], by_tensor: Mapping[str, Array]) -> dict[str, A
 def _is_depthwise(graph: Graph, op: Op) -> bool:
     weights = graph.shapes.get(op.inputs[1], ()) if op.op == "Conv" else ()
     return (
-        len(weights) > 2 and weights[1] == 1 and op.attribute("group", 1) == weights[0] and _own(graph, op, 1)
+        len(weights) > 2
+        and weights[1] == 1
+        and op.attribute("group", 1) == weights[0]
+        and is_own(graph, op, 1)
     )
-
-
-def _own(graph: Graph, op: Op, place: int) -> bool:
-    """Whether an input is a constant of this operator alone, or absent."""
-    if len(op.inputs) <= place or not op.inputs[place]:
-        return place > 1
-    name = op.inputs[place]
-    return name in graph.constants and graph.consumers.get(name) == [op]
-
-
-def _upper(graph: Graph, op: Op) -> float | None:
-    """Upper limit of a Clip whose lower limit is zero."""
-    if op.op != "Clip" or len(op.inputs) < 3:
-        return None
-    low, high = graph.constant(op.inputs[1]), graph.constant(op.inputs[2])
-    return float(high) if low is not None and high is not None and float(low) == 0.0 else None

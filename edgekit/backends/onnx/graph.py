@@ -177,6 +177,22 @@ def _dtype(elem_type: int) -> str:
         return "unknown"
 
 
+def is_own(graph: Graph, op: Op, place: int) -> bool:
+    """Whether an input is a constant of this operator alone, or absent where it may be."""
+    if len(op.inputs) <= place or not op.inputs[place]:
+        return place > 1
+    name = op.inputs[place]
+    return name in graph.constants and graph.consumers.get(name) == [op]
+
+
+def clip_limit(graph: Graph, op: Op) -> float | None:
+    """Upper limit of a Clip whose lower limit is zero; None for anything else."""
+    if op.op != "Clip" or len(op.inputs) < 3:
+        return None
+    low, high = graph.constant(op.inputs[1]), graph.constant(op.inputs[2])
+    return float(high) if low is not None and high is not None and float(low) == 0.0 else None
+
+
 # -- units
 
 

@@ -129,7 +129,10 @@ class Taps:
         return {u: self._plain(u, _real(values[n])) for u, n in zip(units, names, strict=True)}
 
     def _plain(self, unit: str, value: Array) -> Array:
-        """The value with channels as the float model has them (see equalize.py)."""
+        """The value as the float model has it (see shift.py and equalize.py)."""
+        offset = self._artifact.meta.get("shifted_units", {}).get(unit)
+        if offset is not None:
+            value = value + np.float32(offset)
         tensor = self._artifact.meta.get("equalized_units", {}).get(unit)
         if tensor is None:
             return value
@@ -145,6 +148,7 @@ class Reader:
 
     def __init__(self, artifact: Artifact, tensors: Sequence[str], graph: Graph | None = None) -> None:
         self._artifact = artifact
+        self.tensors = tuple(tensors)
         self._graph = graph or graph_of(load(artifact.path))
         self._inputs = [t for t in tensors if t in self._graph.inputs]
         self._inner = [t for t in tensors if t not in self._graph.inputs]
