@@ -48,9 +48,9 @@ def compare_precisions(
         table.add(made.final, made.outputs, f"{kept} operators in float32 by choice" if kept else "")
     if planned[0].precision not in table.rows:
         table.add(*planned)
-    absent = ""
+    absent = [] if "int8" in table.rows else [table.why_no_int8()]
     if "fp16" not in table.rows:
-        absent = table.add_fp16()
+        absent.append(table.add_fp16())
     rows = [{**row, "chosen": row["precision"] == made.final.precision} for row in table.rows.values()]
     best = _best(rows)
     return {"rows": rows, "best": best, "reason": _reason(rows, best, absent)}
@@ -85,11 +85,19 @@ class _Table:
             "note": note or remark,
         }
 
+    def why_no_int8(self) -> str:
+        if "int8" not in self._target.precisions:
+            return f"no int8 for {self._where} on this device, by its profile"
+        return "no int8 file was made, by the plan"
+
+    @property
+    def _where(self) -> str:
+        return f"{self._target.runtime}/{self._target.delegate}"
+
     def add_fp16(self) -> str:
         """The fp16 file; why there is none, "" where there is."""
         if "fp16" not in self._target.precisions:
-            where = f"{self._target.runtime}/{self._target.delegate}"
-            return f"no fp16 for {where} on this device, by its profile"
+            return f"no fp16 for {self._where} on this device, by its profile"
         scheme = replace(self._made.plan.scheme, precision="fp16", overrides={}, io="float", trained=())
         try:
             file, outputs = self._lowering.companion(self._made.float_file, scheme, "fp16 for comparison")
@@ -130,10 +138,10 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return str(min(fit, key=lambda r: (order[r["speed"]], r["bytes"]))["precision"])
 
 
-def _reason(rows: Sequence[Mapping[str, Any]], best: str | None, absent: str) -> str:
+def _reason(rows: Sequence[Mapping[str, Any]], best: str | None, absent: Sequence[str]) -> str:
     plain = next(r for r in rows if r["precision"] == "float32")
     parts = [_sentence(r, plain) for r in rows if r is not plain]
-    parts += [absent] if absent else []
+    parts += [text for text in absent if text]
     if best is None:
         parts.append("none of them holds the gates of accuracy")
     else:

@@ -91,7 +91,7 @@ _OPTIONS = [
         "--time-budget",
         type=_Finite(0, min_open=True),
         metavar="MINUTES",
-        help="Most time for searches and training in them; the best that was found until then is taken.",
+        help="Most time for searches and what they train; the best that was found until then is taken.",
     ),
     click.option("--task", type=click.Choice(["classification", "generic"]), help="What the output means."),
     click.option("--input-range", metavar="LO,HI", help="Values that inputs may take; others are refused."),

@@ -175,3 +175,25 @@ def test_a_build_has_the_table_in_report_and_page(tiny_build: Any) -> None:
     assert rows["fp16"]["ms"] == rows["float32"]["ms"] and "no fp16 arithmetic" in rows["fp16"]["note"]
     page = html.unescape((tiny_build.built.folder / "report.html").read_text())
     assert 'id="precisions"' in page and found["reason"] in page
+
+
+def test_a_gpu_has_no_int8_and_the_reason_says_so() -> None:
+    device = load_profile("android_gpu")
+    target = device.targets[0]
+    made: Any = SimpleNamespace(
+        samples_from="eval",
+        plan=SimpleNamespace(gates=(), scheme=Scheme(precision="fp16")),
+        inputs=SimpleNamespace(profile=device),
+        float_file=file("float32"),
+        float_outputs=outputs("float32"),
+        final=file("fp16"),
+        outputs=outputs("fp16"),
+        original=ORIGINAL,
+        scheme=Scheme(precision="fp16"),
+    )
+    costs: Any = SimpleNamespace(estimate=lambda f: None)
+    lowering: Any = Lowering()
+    found = compare_precisions(made, (file("fp16"), outputs("fp16")), lowering, target, costs)
+    assert found is not None and [*by_precision(found)] == ["float32", "fp16"]
+    assert "no int8 for tflite/gpu" in found["reason"] and found["best"] == "fp16"
+    assert by_precision(found)["fp16"]["holds"] is None, "there is no gate of accuracy"
