@@ -196,7 +196,8 @@ def run_cell(folder: Path, name: str, target: str) -> dict[str, Any]:
 
 
 HEAD = (
-    "model", "target", "parity", "SQNR dB", "top-1 float -> int8", "n", "size", "speed", "s float + int8", "result"
+    "model", "target", "parity", "SQNR dB", "top-1 float -> int8", "n", "size", "speed", "s float + int8",
+    "result",
 )  # fmt: skip
 
 
