@@ -289,10 +289,14 @@ def main() -> int:
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for trained models and files")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", default=tuple(PARTS))
-    parser.add_argument("--epochs", type=int, help="epochs of every fine-tuning")
+    parser.add_argument(
+        "--epochs", type=int, help="epochs of every fine-tuning; 0 leaves that of hardnets out"
+    )
     parser.add_argument("--samples", type=int, help="most training images of each data set")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each cell")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of training")
+    nets = ("hard_mbv3_cifar", "hard_effnet_cifar")
+    parser.add_argument("--nets", nargs="+", choices=nets, default=nets, help="models of hardnets")
     parser.add_argument("--no-emulator", action="store_true", help="count no instructions")
     options = parser.parse_args()
     if options.realdata is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,17 @@ def test_xnnpack_takes_the_whole_file_and_computes_the_same(
     assert "HARD_SWISH" not in taken
     step = 8.375 / 255
     assert np.abs(got - run(whole)).max() <= 2 * step
+
+
+def test_hard_swish_spelt_by_the_bench_computes_the_same(
+    swish: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[3] / "scripts")
+    rewritten = importlib.import_module("bench_hardnets").rewritten
+    path = tmp_path / "spelt.tflite"
+    path.write_bytes(rewritten(swish))
+    units = TFLiteBackend().units(open_file(path))
+    assert [u.op for u in units] == ["ADD", "MUL", "MUL", "ADD", "ADD", "MUL", "MUL"]
+    x = np.random.default_rng(0).uniform(-5, 5, SHAPE).astype(np.float32)
+    before, after = (TFLiteBackend().session(open_file(p)).run([x])[0] for p in (swish, path))
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
