@@ -195,7 +195,18 @@ def run_cell(folder: Path, name: str, target: str) -> dict[str, Any]:
     return dict(json.loads(lines[-1]))
 
 
-HEAD = ("model", "target", "parity", "SQNR dB", "top-1 float -> int8", "n", "size", "speed", "s float + int8", "result")
+HEAD = (
+    "model",
+    "target",
+    "parity",
+    "SQNR dB",
+    "top-1 float -> int8",
+    "n",
+    "size",
+    "speed",
+    "s float + int8",
+    "result",
+)
 
 
 def row(name: str, target: str, found: Mapping[str, Any]) -> list[str]:
