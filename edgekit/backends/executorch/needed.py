@@ -61,6 +61,8 @@ def needed_passes() -> Iterator[None]:
     whole = xnnpack_preprocess.XNNPACKPassManager
 
     class Needed(whole):  # type: ignore[misc,valid-type]
+        passes: list[Any]
+
         def __init__(self, exported_program: torch.export.ExportedProgram, passes: Any = None) -> None:
             super().__init__(exported_program, passes)
             present = _operators(exported_program)

@@ -179,7 +179,7 @@ class _Memory:
         told = hashlib.sha256(self.work.graph.proto.SerializeToString(deterministic=True))
         told.update(repr(sorted(read.tensors)).encode())
         for array in (x for samples in groups for sample in samples for x in sample):
-            told.update(np.ascontiguousarray(array))
+            told.update(np.ascontiguousarray(array).data)
         told.update(repr([len(samples) for samples in groups]).encode())
         key = told.hexdigest()
         if key not in _SEEN:

@@ -14,7 +14,7 @@ from edgekit.backends.onnx.session import Reader
 from edgekit.errors import Unsupported
 
 if TYPE_CHECKING:
-    from edgekit.types import Array, Artifact, Scheme
+    from edgekit.types import Array, Artifact, Precision, Scheme
 
 
 def simulator(
@@ -41,7 +41,8 @@ def simulator(
     method = methods_of(name, symmetric=not rules.unsigned)[name]
 
     def outputs(kept: frozenset[str]) -> list[Array]:
-        overrides = {**dict.fromkeys(sorted(kept), "float32"), **scheme.overrides}
+        overrides: dict[str, Precision] = dict.fromkeys(sorted(kept), "float32")
+        overrides |= scheme.overrides
         try:
             placement = quantize.placed(graph, replace(scheme, overrides=overrides))
         except Unsupported:  # nothing is left to be quantised
