@@ -28,7 +28,7 @@ from edgekit.tune import (
     rank,
     rank_alone,
 )
-from edgekit.types import Artifact, Event, Gate, PlanStep, Unit
+from edgekit.types import Artifact, Event, Gate, PlanStep, Precision, Unit
 from edgekit.verify import reference
 
 if TYPE_CHECKING:
@@ -200,7 +200,8 @@ class BudgetSearch:
 
             def noise(kept: frozenset[str]) -> float:
                 counted()
-                chosen = replace(scheme, overrides=dict.fromkeys(sorted(kept), "float32"))
+                more: dict[str, Precision] = dict.fromkeys(sorted(kept), "float32")
+                chosen = replace(scheme, overrides={**scheme.overrides, **more})
                 try:
                     made = backend.quantize(
                         file, samples, chosen, refit=False, store=store, emit=lambda event: None

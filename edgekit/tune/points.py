@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from edgekit.types import Gate, Scheme
+from edgekit.types import Gate, Precision, Scheme
 
 
 class LeftOut(Exception):
@@ -90,7 +90,6 @@ def cheapest(points: Sequence[Point]) -> Point:
 
 
 def keeping(trial: Trial, rung: str, units: Sequence[str], note: str) -> Trial:
-    """The trial with these units in float32 and no others."""
-    return replace(
-        trial, rung=rung, note=note, scheme=replace(trial.scheme, overrides=dict.fromkeys(units, "float32"))
-    )
+    """The trial with these units in float32 beside those that it keeps there already."""
+    overrides: dict[str, Precision] = {**trial.scheme.overrides, **dict.fromkeys(units, "float32")}
+    return replace(trial, rung=rung, note=note, scheme=replace(trial.scheme, overrides=overrides))

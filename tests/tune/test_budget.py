@@ -163,6 +163,14 @@ def test_units_that_the_user_keeps_stay_in_float32() -> None:
     assert outcome.chosen.trial.form == "equalized" and outcome.chosen.passed
 
 
+def test_mixed_precision_keeps_them_too() -> None:
+    fake = Fake([0.5] * 8, limit=2.5, gains={})
+    start = fake.point(Trial(rung="int8", scheme=replace(START, overrides={"layer0": "float32"})))
+    outcome = climb(start, Ladder(rungs=("mixed",)), fake.evaluate, fake.ranking, clock=lambda: 0.0)
+    assert outcome.chosen.passed and len(outcome.points) > 2
+    assert all("layer0" in p.trial.kept for p in outcome.points)
+
+
 def test_mixed_precision_that_gains_nothing_says_so() -> None:
     fake = Fake([0.0] * 8, limit=-1.0)
     outcome = fake.climb(rungs=("mixed",))

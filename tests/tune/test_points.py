@@ -31,6 +31,7 @@ def test_cost_decides_where_all_points_have_one_else_size() -> None:
     assert cheapest([point(100, 1.0, 0.1), point(100, 1.0, 0.4)]).margin == 0.4
 
 
-def test_keeping_units_replaces_those_kept_before() -> None:
+def test_units_are_kept_beside_those_kept_before() -> None:
     trial = Trial(rung="mixed", scheme=Scheme(precision="int8", overrides={"a": "float32"}))
-    assert keeping(trial, "mixed", ["b", "c"], "two").kept == ("b", "c")
+    assert keeping(trial, "mixed", ["b", "c"], "two").kept == ("a", "b", "c")
+    assert trial.kept == ("a",)
