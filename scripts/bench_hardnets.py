@@ -158,8 +158,8 @@ def table(
         noise = sqnr(torch_outputs[TESTS[1]], outputs[key][TESTS[1]])
         drops = [b - r for b, r in zip(before, right[key], strict=True)]
         same = 100 * (outputs[key][TESTS[1]].argmax(1) == torch_outputs[TESTS[1]].argmax(1)).mean()
-        ms = [r[key] for r in latency]
-        shares = [r[key] / r["float"] for r in latency]
+        ms = [r[key][0] for r in latency]
+        shares = [r[key][0] / r["float"][0] for r in latency]
         needs = [
             f"{counts[key][c] / 1e6:.2f} M, {counts[key][c] / counts['float'][c]:.2f}x" if counts else "-"
             for c in CORES
