@@ -170,7 +170,16 @@ def lower(
     explained: Mapping[str, Any] | None = None
     if link is not None and final.precision != "float32":
         same = {"float32": found.float_file, "final": final}
-        explained = explain(runner, backend, link, inputs.profile, same, first, delegate=plan.delegate)
+        explained = explain(
+            runner,
+            backend,
+            link,
+            inputs.profile,
+            same,
+            first,
+            delegate=plan.delegate,
+            measured=measurements,
+        )
     made = Made(
         inputs=inputs,
         plan=plan,

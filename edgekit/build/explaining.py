@@ -19,7 +19,7 @@ from edgekit.build.runner import Runner
 from edgekit.devices.base import Link
 from edgekit.errors import DeviceError, MissingDependency
 from edgekit.measure.operators import KindCost, compare_kinds, explained, totals
-from edgekit.types import Artifact, RunProtocol, to_json
+from edgekit.types import Artifact, Measurement, RunProtocol, to_json
 
 if TYPE_CHECKING:
     from edgekit.profiles.schema import DeviceProfile
@@ -41,6 +41,7 @@ def explain(
     sample: Sequence[Array],
     *,
     delegate: str,
+    measured: Sequence[Measurement] = (),
 ) -> dict[str, Any]:
     """The report's "by_operator" of ``files``: "float32" and "final", of the same network.
 
@@ -48,8 +49,10 @@ def explain(
     the device or its emulator first, then this host where it can run the files and is not the device.
     ``before`` and ``after`` are instructions, or milliseconds by the clock, of one inference; ``ratio`` is
     after / before; ``rows`` are :class:`edgekit.measure.operators.KindCost`, in instructions or microseconds.
-    What could not be profiled is in "missing" with the reason. Times are never from the cache.
+    What could not be profiled is in "missing" with the reason. Times are never from the cache; instructions
+    of the final file by operator are taken from ``measured`` where they are there, not counted again.
     """
+    known = next((m for m in measured if _is_count(m)), None)
     places, missing = [], []
     links = [(link, True)]
     if link.source != "host" and delegate in ON_THE_CPU:
@@ -58,10 +61,17 @@ def explain(
         links.append((open_link("local", profile, runner.store), False))
     for each, is_device in links:
         try:
-            places.append(_place(runner, backend, each, profile, files, sample, is_device=is_device))
+            place = _place(runner, backend, each, profile, files, sample, known, is_device=is_device)
+            places.append(place)
         except (DeviceError, MissingDependency) as exc:
             missing.append(f"no profile by operator on {each.name}: {exc}")
     return {"places": places, "missing": missing}
+
+
+def _is_count(measurement: Measurement) -> bool:
+    """Whether it is the count of the final file by operator."""
+    counted = measurement.metric == "instructions" and measurement.subject == "final"
+    return counted and measurement.median is not None and bool(measurement.detail.get("ops"))
 
 
 def _place(
@@ -71,12 +81,15 @@ def _place(
     profile: DeviceProfile,
     files: Mapping[str, Artifact],
     sample: Sequence[Array],
+    known: Measurement | None,
     *,
     is_device: bool,
 ) -> dict[str, Any]:
+    known = known if link.source == "emulator" else None
+
     def work() -> dict[str, Any]:
         with link.exclusive():
-            return _profiles(runner, backend, link, files, sample)
+            return _profiles(runner, backend, link, files, sample, known)
 
     if link.source == "emulator":
         key = {
@@ -115,7 +128,12 @@ def _where(link: Link, profile: DeviceProfile) -> str:
 
 
 def _profiles(
-    runner: Runner, backend: Backend, link: Link, files: Mapping[str, Artifact], sample: Sequence[Array]
+    runner: Runner,
+    backend: Backend,
+    link: Link,
+    files: Mapping[str, Artifact],
+    sample: Sequence[Array],
+    known: Measurement | None,
 ) -> dict[str, Any]:
     """By file: "cost" of one inference (ms or instructions), and count and cost of each kind of operator."""
     emulated = link.source == "emulator"
@@ -124,16 +142,19 @@ def _profiles(
     kinds: dict[str, list[dict[str, tuple[int, float]]]] = {name: [] for name in _FILES}
     for _ in range(1 if emulated else _ROUNDS):
         for name in _FILES:
-            done = bench(
-                backend,
-                files[name],
-                inputs[name],
-                link,
-                store=runner.store,
-                protocol=_COUNTED if emulated else _TIMED,
-                per_op=True,
-            )
-            first = done.measurements[0]
+            if known is not None and name == "final":
+                first = known
+            else:
+                done = bench(
+                    backend,
+                    files[name],
+                    inputs[name],
+                    link,
+                    store=runner.store,
+                    protocol=_COUNTED if emulated else _TIMED,
+                    per_op=True,
+                )
+                first = done.measurements[0]
             assert first.median is not None  # latency or instructions
             costs[name].append(first.median)
             kinds[name].append(totals(first.detail["ops"], "instructions" if emulated else "us"))

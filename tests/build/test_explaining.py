@@ -75,7 +75,9 @@ def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
         for name, p in (("float32", "float32"), ("final", "int8"))
     }
 
-    def run(link: Link, measured: Measured, delegate: str = "xnnpack") -> dict[str, Any]:
+    def run(
+        link: Link, measured: Measured, delegate: str = "xnnpack", known: tuple[Measurement, ...] = ()
+    ) -> dict[str, Any]:
         monkeypatch.setattr(explaining, "bench", measured)
         runner = Runner(store, lambda event: None, 0)
         sample = [np.zeros((1, 2), np.float32)]
@@ -87,6 +89,7 @@ def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
             files,
             sample,
             delegate=delegate,  # type: ignore[arg-type]
+            measured=known,
         )
 
     return run
@@ -115,6 +118,19 @@ def test_counts_come_from_the_cache_and_times_never(explain: Any) -> None:
     assert {name for name, _ in again.calls} == {"local"}
     turns = [precision for _, precision in again.calls]
     assert turns[:4] == ["float32", "int8", "float32", "int8"], "files take turns"
+
+
+def test_what_was_counted_is_not_counted_again(explain: Any) -> None:
+    ops = [{"name": n, "op": None, "instructions": 1000.0 * c} for n, c in COSTS["int8"].items()]
+    counted: dict[str, Any] = {"metric": "instructions", "unit": "instructions", "source": "emulator"}
+    known = Measurement(**counted, subject="final", median=800_000.0, detail={"ops": ops})
+    other = Measurement(**counted, subject="baseline", median=1.0, detail={"ops": ops})
+    bare = Measurement(**counted, subject="final", median=2.0)
+    measured = Measured()
+    found = explain(Link("emulator", "emulator"), measured, known=(other, bare, known))
+    assert found["places"][0]["before"] == 405_000 and found["places"][0]["after"] == 800_000
+    assert [p for name, p in measured.calls if name == "emulator"] == ["float32"]
+    assert {p for name, p in measured.calls if name == "local"} == {"float32", "int8"}
 
 
 @pytest.mark.parametrize(("source", "delegate"), [("host", "xnnpack"), ("emulator", "gpu")])
