@@ -207,7 +207,7 @@ def test_estimates_are_as_good_as_documented(bench_estimate: ModuleType, realdat
 
 def test_the_compression_bench_has_its_parts_and_states_the_spread() -> None:
     bench = load("bench_compress")
-    assert list(bench.PARTS) == ["importances", "distillation", "lowrank", "resnet56"]
+    assert list(bench.PARTS) == ["importances", "distillation", "lowrank", "resnet56", "hardnets"]
     assert bench.spread([91.0]) == "91.00"
     assert bench.spread([90.0, 92.0]) == "91.00 (90.00 to 92.00)"
     assert () in bench.KINDS and {k for kinds in bench.KINDS for k in kinds} == {
