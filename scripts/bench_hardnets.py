@@ -110,7 +110,7 @@ def _train(bench: Any, loaded: Any, calib: Any) -> tuple[Any, str]:
     last = first + (bench.options.samples or TRAINING)
     data, held = mixed(bench, "train", first, last), mixed(bench, "train", last, last + HELD)
     epochs = bench.epochs(1)
-    settings = Settings(epochs=epochs, lr=0.005, batch_size=64, augment="flip", freeze_bn=0.5)
+    settings = Settings(epochs=epochs, lr=0.001, batch_size=64, augment="flip", freeze_bn=0.5)
     start = time.perf_counter()
     with quiet():
         made = qat(
