@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends import calibration, trained_ranges
+from edgekit.backends import calibration, ties, trained_ranges
 from edgekit.backends.calibration_methods import Method
 from edgekit.errors import DataError
 from edgekit.types import Artifact, Emit, Event
@@ -50,13 +50,15 @@ def quantize_best(
     emit: Emit,
     trained: Sequence[Sequence[float]] = (),
     observe: Observe = calibration.observe,
+    inputs: Sequence[str] = (),
 ) -> Artifact:
     """The file of the method that measures best; ``meta["calibration"]`` tells what was tried and chosen.
 
     ``read`` gives activations of the float file ``artifact``, ``write`` makes a file from ranges, ``run``
     its outputs on samples. ``observe`` is calibration.observe or something that remembers what it gave. With
     ``trained`` ranges (see Scheme) those are taken, and true extremes where there is none; ``methods`` must
-    have "minmax" then. Raises DataError for too few samples.
+    have "minmax" then. ``inputs``: names of the model's inputs, where their ranges are asymmetric, to keep
+    their values from ties (see :mod:`edgekit.backends.ties`). Raises DataError for too few samples.
     """
     if len(samples) < MIN_SAMPLES:
         raise DataError(
@@ -70,11 +72,16 @@ def quantize_best(
         found = trained_ranges.find(calibration.merge(observed), trained)
         observed = [trained_ranges.given(part, found) for part in observed]
         methods = {TRAINED: methods["minmax"]}
+    given = ties.values_of(inputs, samples)
+
+    def file_of(method: Method, seen: Mapping[str, calibration.Observed]) -> Artifact:
+        return write(ties.avoided(method(seen), given))
+
     reference = run(artifact, held)
     tried: list[Tried] = []
     rows: list[dict[str, Any]] = []
     for name, method in methods.items():
-        candidate = write(method(observed[0]))
+        candidate = file_of(method, observed[0])
         sqnr, agreement = compare(reference, run(candidate, held))
         rows.append({"name": name, "sqnr_db": sqnr, "agreement": agreement})
         tried.append((agreement if agreement is not None else 0.0, sqnr, name, candidate))
@@ -87,7 +94,7 @@ def quantize_best(
         )
     _, _, chosen, best = choose(tried, len(held))
     if refit and len(groups) > 1:
-        best = write(methods[chosen](calibration.merge(observed)))
+        best = file_of(methods[chosen], calibration.merge(observed))
     report = {
         "chosen": chosen,
         "samples": len(samples) if refit else len(fit),

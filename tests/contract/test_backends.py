@@ -18,7 +18,17 @@ from edgekit.devices.local import LocalLink
 from edgekit.errors import DeviceError, Unsupported, UserError
 from edgekit.profiles.loader import load_profile
 from edgekit.store import digest_file
-from edgekit.types import Artifact, Precision, RunProtocol, Scheme, Support, Unit, ignore_events
+from edgekit.types import (
+    Artifact,
+    ModelSpec,
+    Precision,
+    RunProtocol,
+    Scheme,
+    Support,
+    TensorSpec,
+    Unit,
+    ignore_events,
+)
 
 TARGETS = {
     "tflite/xnnpack": "pi4",
@@ -149,6 +159,34 @@ def test_units_can_be_kept_in_float(case: Case) -> None:
     heavy = [i for i, u in enumerate(backend.units(mixed)) if u.macs and i != place]
     assert all(precisions[i] == "int8" for i in heavy)
     assert np.isfinite(outputs(case, mixed)).all()
+
+
+def test_each_shade_of_a_picture_is_told_apart(case: Case) -> None:
+    """Pixels from -1 to 1 lie half-way between the levels of that range: rounding to even gives pairs of them
+    one level."""
+    import torch
+
+    layer = torch.nn.Conv2d(1, 1, 1, bias=False).eval()
+    torch.nn.init.ones_(layer.weight)
+    shades = (np.arange(256, dtype=np.float32) / 127.5 - 1).reshape(1, 1, 16, 16)
+    spec = ModelSpec(
+        name="shades",
+        source="shades",
+        sha256="0" * 64,
+        inputs=(TensorSpec(name="x", shape=shades.shape, dtype="float32", layout="NCHW"),),
+        outputs=(TensorSpec(name="y", shape=shades.shape, dtype="float32", layout="NCHW"),),
+    )
+    backend, store = case.exported.backend, case.exported.store
+    samples = [[shades], [shades[..., ::-1].copy()]]
+    floats = backend.export(
+        layer, spec, samples, store=store, scheme=case.scheme("float32"), emit=ignore_events
+    )
+    made = backend.quantize(
+        floats, samples, case.scheme("int8"), refit=False, store=store, emit=ignore_events
+    )
+    (got,) = backend.session(made).run([shades])
+    assert len(np.unique(got)) >= 250
+    assert abs(float((got - shades).mean())) < 0.1 * 2 / 255
 
 
 def test_preflight_lets_the_tiny_model_pass(case: Case) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from edgekit.backends import calibration, calibration_choice, trained_ranges
+from edgekit.backends import calibration, calibration_choice, ties, trained_ranges
 from edgekit.backends.calibration_methods import methods_of
 from edgekit.backends.executorch.correction import correct_biases
 from edgekit.backends.executorch.masks import masked_units
@@ -140,6 +140,7 @@ class Work:
         self._emit = emit
         found = observers(graph)
         self._activations = {k: o for k, o in found.items() if isinstance(o, ActivationObserver)}
+        self._inputs = _input_observers(graph, self._activations)
         self._outputs = _output_observers(graph, self._activations)
         self._biases = {name: graph_tensor.detach().clone() for name, graph_tensor in _biases(graph).items()}
 
@@ -196,7 +197,7 @@ class Work:
         if self._trained:
             method = "minmax"
             seen = trained_ranges.given(seen, self._found)
-        chosen = methods_of(method)[method](seen)
+        chosen = ties.avoided(methods_of(method)[method](seen), ties.values_of(self._inputs, samples))
         for key, observer in self._activations.items():
             if key in seen:
                 # The outputs keep their true range: a clipped logit ties with its rival.
@@ -228,6 +229,16 @@ def _arrays(outputs: Any) -> list[Array]:
     from torch.utils import _pytree
 
     return [t.numpy() for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor)]
+
+
+def _input_observers(graph: Any, known: Mapping[str, Any]) -> list[str]:
+    """Observers of the model's inputs in their order; "" for an input without one."""
+    modules = {id(o): k for k, o in known.items()}
+    found = []
+    for node in graph.graph.find_nodes(op="placeholder"):
+        own = [modules.get(id(_observer(graph, user)), "") for user in node.users]
+        found.append(next(filter(None, own), ""))
+    return found
 
 
 def _output_observers(graph: Any, known: Mapping[str, Any]) -> set[str]:

@@ -158,6 +158,7 @@ class _Form:
             emit=emit,
             trained=self.scheme.trained,
             observe=_Memory(self),
+            inputs=[t.name for t in self.artifact.inputs] if rules.unsigned else (),
         )
 
 

@@ -49,6 +49,7 @@ def quantize(
         refit=refit,
         emit=emit,
         trained=scheme.trained if scheme.precision == "int8" else (),
+        inputs=[t.name for t in artifact.inputs],
     )
 
 

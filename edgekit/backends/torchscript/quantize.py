@@ -7,6 +7,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from edgekit.backends.ties import without_ties
 from edgekit.backends.torchscript.lift import Lifted
 from edgekit.backends.torchscript.sharing import PASSING
 from edgekit.errors import StepFailed
@@ -15,10 +18,14 @@ from edgekit.types import Scheme
 if TYPE_CHECKING:
     import torch
 
+    from edgekit.types import Array
+
 ENGINE = "qnnpack"
 
 _LEAST_PER_CHANNEL = 64
 """Inputs of a dynamic linear layer from which on each row has a scale: it takes 16 bytes in the file."""
+
+_NOTHING = np.zeros(0, dtype=np.float32)
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -38,15 +45,23 @@ def qnnpack() -> Iterator[None]:
 
 
 def static_int8(
-    lifted: Lifted, samples: Sequence[torch.Tensor], ranges: Ranges, scheme: Scheme
+    lifted: Lifted,
+    samples: Sequence[torch.Tensor],
+    ranges: Ranges,
+    scheme: Scheme,
+    given: Mapping[str, Array],
 ) -> torch.fx.GraphModule:
     """The module in int8 with the activation ranges given by value of the file; weights per channel unless
-    the scheme says otherwise. Layers that cannot be static (LSTM, GRU) are dynamic."""
+    the scheme says otherwise. Layers that cannot be static (LSTM, GRU) are dynamic.
+
+    ``given`` holds calibration data by input of the file, in any shape: its values are kept from lying
+    half-way between two levels.
+    """
     from torch.ao.quantization import quantize_fx
 
     with _quietly(), qnnpack():
         prepared, mapping = _prepared(lifted, samples, scheme)
-        _set_ranges(prepared, lifted, ranges)
+        _set_ranges(prepared, lifted, ranges, given)
         converted = quantize_fx.convert_fx(
             prepared, qconfig_mapping=mapping, backend_config=_backend_config()
         )
@@ -186,8 +201,9 @@ def passing_overloads() -> list[Any]:
     return found
 
 
-def _set_ranges(prepared: Any, lifted: Lifted, ranges: Ranges) -> None:
-    """Give every observer the range of its values; observers whose scales must agree get their union."""
+def _set_ranges(prepared: Any, lifted: Lifted, ranges: Ranges, given: Mapping[str, Array]) -> None:
+    """Give every observer the range of its values; observers whose scales must agree get their union, those
+    of an input one without ties."""
     import torch
 
     observers = _observers(prepared)
@@ -216,8 +232,10 @@ def _set_ranges(prepared: Any, lifted: Lifted, ranges: Ranges) -> None:
         known = [r for r in (_range_of(s, prepared, lifted, ranges) for s in sources) if r is not None]
         if not known:
             raise StepFailed(f"calibration saw no values of {', '.join(s.name for s in sources)}")
-        observer.min_val = torch.tensor(min(r[0] for r in known))
-        observer.max_val = torch.tensor(max(r[1] for r in known))
+        limits = (min(r[0] for r in known), max(r[1] for r in known))
+        for source in sources:
+            limits = without_ties(limits, given.get(lifted.values.get(source.name, ""), _NOTHING))
+        observer.min_val, observer.max_val = torch.tensor(limits[0]), torch.tensor(limits[1])
 
 
 def _observers(prepared: Any) -> dict[Any, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends import calibration, calibration_choice
+from edgekit.backends import calibration, calibration_choice, ties
 from edgekit.backends.calibration_methods import Method, methods_of
 from edgekit.backends.torch_graph import tensors
 from edgekit.backends.torchscript import archive, filegraph, lift, quantize, units
@@ -93,7 +93,7 @@ def quantized(
             module = quantize.dynamic_int8(lifted, source.inputs, scheme)
         else:
             whole = source.open_outputs(ranges, extremes)
-            module = quantize.static_int8(lifted, source.inputs, whole, scheme)
+            module = quantize.static_int8(lifted, source.inputs, whole, scheme, given)
         with quantize.qnnpack():
             script = _trace(module, source.inputs)
         return _stored(
@@ -108,6 +108,7 @@ def quantized(
             parent=artifact.sha256,
         )
 
+    given = ties.values_of(source.graph.inputs, samples)
     extremes: dict[str, tuple[float, float]] = {}
     if scheme.precision == "dynamic":
         return write({})

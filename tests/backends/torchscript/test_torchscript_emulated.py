@@ -28,6 +28,9 @@ def test_an_emulated_pi4_computes_what_the_host_does(arm64_tools: None, make: Ca
         )
 
     made = make(network, (1, 3, 32, 32))
+    # Pixels from -1 to 1: in that range each lies half-way between two levels, and Arm rounds so otherwise.
+    for sample in made.samples:
+        sample[0] = (np.round((sample[0].clip(-3, 3) + 3) * 42.5) / 127.5 - 1).astype(np.float32)
     int8 = made.quantized()
     assert set(made.precisions(int8).values()) == {"int8"}
     link = open_link("emulator", load_profile("pi4"), made.store)
@@ -49,8 +52,7 @@ def test_an_emulated_pi4_computes_what_the_host_does(arm64_tools: None, make: Ca
         pytest.skip(str(exc))
     (here,) = session.run_raw(encoded)
     (there,) = done.outputs
-    atol, rtol = made.backend.tolerance("int8")
-    np.testing.assert_allclose(there, here, atol=atol * np.abs(here).max(), rtol=rtol)
+    np.testing.assert_array_equal(there, here)
     found = {m.metric: m for m in done.measurements}
     assert found["latency"].median is None
     # 0.5 million multiply-accumulates, and the interpreter around them.
