@@ -109,30 +109,27 @@ def lower(
         changed = lowering.source_outputs("compressed outputs", final_source, compressed.sha256)
         float_file, parity = lowering.convert("convert compressed", final_source, compressed.sha256, changed)
 
-    def equalized() -> Artifact | None:
+    def equalized() -> Artifact:
         made = equalized_source(inputs, runner, compressed)
-        if made is None:
-            return None
         return lowering.convert("convert equalized", made.module, made.sha256, changed)[0]
 
     step = plan.step("quantize")
     form = "original" if step is None else str(step.config.get("form", "original"))
     plain = float_file
     if form == "equalized":
-        even = equalized()
-        if even is None:
+        try:
+            float_file = equalized()
+        except Unsupported as exc:
             raise Unsupported(
-                "quantize.form=equalized was set, but no two layers were found between which channels can "
-                "be brought to like ranges",
-                hint="leave it away: models that torch.export does not take (TorchScript) have none",
-            )
-        float_file = even
+                f"quantize.form=equalized was set, but channels cannot be equalised: {exc}",
+                hint="leave it away",
+            ) from exc
     check_kept(plan.scheme, [u.name for u in backend.units(float_file)], plan.target)
     found = _in_scheme(lowering, float_file, compressed.scheme(plan.scheme), target)
     lowering.check_parity_on_all(changed, found.float_outputs)
     # Trained ranges belong to the channels that training has seen.
     may_equalize = (inputs.model.module is not None or compressed.changed) and compressed.qat is None
-    forms: dict[str, Callable[[], Artifact | None]] = {"original": lambda: plain}
+    forms: dict[str, Callable[[], Artifact]] = {"original": lambda: plain}
     if may_equalize:
         forms["equalized"] = equalized
     planned = found

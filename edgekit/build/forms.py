@@ -9,6 +9,7 @@ from edgekit.backends.onnx_export import tool_versions
 from edgekit.build.compression import Compressed
 from edgekit.build.inputs import Inputs
 from edgekit.build.runner import Runner
+from edgekit.errors import Unsupported
 
 if TYPE_CHECKING:
     import torch
@@ -36,11 +37,12 @@ class Form:
         return made.eval()
 
 
-def equalized_source(inputs: Inputs, runner: Runner, compressed: Compressed) -> Form | None:
-    """The built model with equalised channels, from the cache; None where there is nothing to equalise."""
+def equalized_source(inputs: Inputs, runner: Runner, compressed: Compressed) -> Form:
+    """The built model with equalised channels, from the cache. Unsupported, with the reason, where there is
+    nothing to equalise."""
     calib = inputs.datas.get("calib")
     if calib is None:
-        return None
+        raise Unsupported("there is no calibration data")
 
     def source() -> torch.nn.Module:
         original = inputs.model.module
@@ -54,9 +56,10 @@ def equalized_source(inputs: Inputs, runner: Runner, compressed: Compressed) -> 
         from edgekit.compress.equalize import equalize
 
         samples = [[torch.from_numpy(x) for x in s] for s in inputs.calibration()[:_SAMPLES]]
-        made = equalize(source(), samples)
-        if made is None:
-            return {"objects": [], "weights": None}
+        try:
+            made = equalize(source(), samples)
+        except Unsupported as exc:
+            return {"objects": [], "weights": None, "reason": str(exc)}
         tensors = {k: v.detach().clone().contiguous() for k, v in made.module.state_dict().items()}
         sha = runner.store.put_bytes(save(tensors))
         return {"objects": [sha], "weights": sha}
@@ -69,6 +72,6 @@ def equalized_source(inputs: Inputs, runner: Runner, compressed: Compressed) -> 
     }
     result = runner.run("equalize", key, work)
     if result["weights"] is None:
-        return None
+        raise Unsupported(result["reason"])
     sha = str(result["weights"])
     return Form(sha256=sha, original=source, weights=runner.store.get(sha))

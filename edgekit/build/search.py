@@ -55,7 +55,7 @@ class BudgetSearch:
         gates: Sequence[Gate],
         original: Sequence[Array],
         target: Target,
-        forms: Mapping[str, Callable[[], Artifact | None]],
+        forms: Mapping[str, Callable[[], Artifact]],
         train: Callable[[Mapping[str, Any], float | None], Trained],
         costs: Costs,
         gate_costs: GateCosts,
@@ -64,7 +64,7 @@ class BudgetSearch:
         self.gates = [g for g in gates if g.name in SEARCHED]
         self._costs, self._gate_costs = costs, gate_costs
         self._makers, self._train = forms, train
-        self._files: dict[str, Artifact | None] = {}
+        self._files: dict[str, Artifact] = {}
         self._deadline: float | None = None
         self.trained: Trained | None = None
 
@@ -90,7 +90,7 @@ class BudgetSearch:
         )
 
     def _float_is_cheaper(self, start: Point) -> bool:
-        float_file = self._form("original")
+        float_file = self.float_file("original")
         plain = None if float_file is None else self._costs.estimate(float_file)
         return plain is not None and start.cost is not None and plain.ms < start.cost
 
@@ -113,25 +113,17 @@ class BudgetSearch:
         return outcome
 
     def float_file(self, form: str) -> Artifact:
-        """The float file of a form that a point was made from."""
-        found = self._form(form)
-        assert found is not None
-        return found
-
-    def _form(self, name: str) -> Artifact | None:
-        if name not in self._files:
-            self._files[name] = self._makers[name]()
-        return self._files[name]
+        """The float file of a form. Raises Unsupported for one that the model does not have."""
+        if form not in self._files:
+            self._files[form] = self._makers[form]()
+        return self._files[form]
 
     def _evaluate(self, trial: Trial) -> Point | None:
         started = time.perf_counter()
         try:
             if trial.rung == "qat":
                 trial = self._quantisation_aware(trial)
-            file = self._form(trial.form)
-            if file is None:
-                self._say(f"{trial.note}: left out, it has no such layers or torch.export refuses it")
-                return None
+            file = self.float_file(trial.form)
             made, outputs = self.lowering.companion(file, trial.scheme, f"search: {trial.note}")
         except EdgekitError as exc:
             self._say(f"{trial.note}: cannot be made ({exc})")

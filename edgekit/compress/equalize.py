@@ -18,11 +18,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgekit.errors import Unsupported
+
 if TYPE_CHECKING:
     import torch
 
 _LARGEST = 64.0
 """Factors end here: a channel that is nearly silent carries nothing worth more resolution."""
+
+_REASON = 200
+"""Characters of torch's first line that a refusal quotes."""
 
 _CONVS = ("conv1d", "conv2d")
 _NORMS = ("batch_norm", "_native_batch_norm_legit_no_training")
@@ -62,22 +67,24 @@ class Equalized:
     pairs: tuple[Pair, ...]
 
 
-def equalize(module: torch.nn.Module, samples: Sequence[Sequence[torch.Tensor]]) -> Equalized | None:
-    """A copy of ``module`` (in eval mode) with equalised pairs; None without any, or if it does not export.
+def equalize(module: torch.nn.Module, samples: Sequence[Sequence[torch.Tensor]]) -> Equalized:
+    """A copy of ``module`` (in eval mode) with equalised pairs.
 
-    ``samples``: inputs of calibration, each a list of (1, ...) tensors.
+    ``samples``: inputs of calibration, each a list of (1, ...) tensors. Raises Unsupported where there is no
+    pair, or where torch.export does not take the model.
     """
     import torch
 
     try:
         graph: Any = torch.export.export(module, tuple(samples[0])).module(check_guards=False)
-    except Exception:  # torch.export raises whatever the model meets; other rungs do without
-        return None
+    except Exception as exc:  # torch.export raises whatever the model meets
+        first = next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
+        raise Unsupported(f"torch.export does not take the model: {first[:_REASON]}") from exc
     made = copy.deepcopy(module)
     tensors = dict(made.named_parameters())
     pairs = [p for p in _pairs(graph) if tensors.keys() >= {*p.scaled, p.reader}]  # no buffers, no constants
     if not pairs:
-        return None
+        raise Unsupported("no two layers have only ReLUs and pooling between them")
     ranges = _channel_ranges(graph, {p.node for p in pairs}, samples)
     with torch.no_grad():
         for pair in pairs:

@@ -10,6 +10,7 @@ runtime's graph.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 import warnings
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.compress.samples import Samples
 from edgekit.compress.training import Run
 from edgekit.compress.tuning import EpochRecord, Settings
-from edgekit.errors import StepFailed, UserError
+from edgekit.errors import StepFailed, Unsupported, UserError
 from edgekit.sources.arrays import Data
 from edgekit.sources.splits import hold_back
 from edgekit.types import Emit, Event, Task, ignore_events
@@ -197,13 +198,14 @@ def _start(
     from edgekit.compress.equalize import equalize
 
     single = [[x[i : i + 1] for x in batch] for batch in samples for i in range(len(batch[0]))]
-    even = equalize(original, single[:_EQUALIZED_ON])
+    starts = [(original, "")]
+    with contextlib.suppress(Unsupported):
+        starts.append((equalize(original, single[:_EQUALIZED_ON]).module, "equalised "))
     found = []
-    for module, words in ((original, ""), (None if even is None else even.module, "equalised ")):
-        if module is not None:
-            played = _played(module, example, per_channel=per_channel, symmetric=symmetric)
-            method, noise = _begin(played, samples)
-            found.append((noise, module, played, f"{words}{method}"))
+    for module, words in starts:
+        played = _played(module, example, per_channel=per_channel, symmetric=symmetric)
+        method, noise = _begin(played, samples)
+        found.append((noise, module, played, f"{words}{method}"))
     _, module, played, start = min(found, key=lambda f: f[0])
     return module, played, start
 
