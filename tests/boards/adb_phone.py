@@ -76,11 +76,12 @@ class Phone:
 
     def vanish(self) -> None:
         """All connections break, what their shells ran is hung up; nobody listens until attach()."""
-        listener, self._listener = self._listener, None
+        listener = self._listener
         if listener is not None:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
+        self._listener = None  # only now is the port free for attach()
         for connection in list(self._connections):
             connection.drop()
 

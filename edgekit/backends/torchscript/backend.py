@@ -47,8 +47,8 @@ _TOLERANCES: Mapping[Precision, tuple[float, float]] = {
     "dynamic": (0.1, 0.1),
     "int8": (0.02, 0.0),
 }
-"""int8: torch rounds inputs half-way between two levels otherwise on Arm (see backends/ties.py), and a step of
-an input may move outputs by a few. The kernels themselves agreed bit for bit where they were compared."""
+"""int8: torch rounds inputs half-way between two levels otherwise on Arm (see backends/ties.py), and a step
+of an input may move outputs by a few. The kernels themselves agreed bit for bit where they were compared."""
 _TRANSPOSES = frozenset({"permute", "transpose", "t"})
 
 
