@@ -1,8 +1,9 @@
 """What two files of one network cost by kind of operator, and which kinds account for the difference.
 
 Runtimes name one operator in many ways: "Convolution (NHWC, QC8) IGEMM" of XNNPACK in int8, "Convolution
-(NHWC, F32) IGEMM" in float32, "HARD_SWISH" of the built-in kernel that runs where the delegate has none. A
-kind is what is left without data types, layouts and the words for how the product is computed.
+(NHWC, F32) IGEMM #3" in float32, "HARD_SWISH" of the built-in kernel that runs where the delegate has none,
+"quantized::conv2d_relu" of torch. A kind is what is left without data types, layouts, running numbers and the
+words for how the product is computed.
 """
 
 from __future__ import annotations
@@ -11,10 +12,22 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-_DETAIL = re.compile(r"\([^)]*\)|\b(GEMM|IGEMM|Reduce\d*|ND|NC)\b")
+_DETAIL = re.compile(r"\([^)]*\)|#\d+|\b(GEMM|IGEMM|Reduce\d*|ND|NC)\b")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _ALIASES: Mapping[str, str] = {
+    "conv": "convolution",
     "conv 2d": "convolution",
+    "conv 2d relu": "convolution",
+    "fused conv": "convolution",
+    "qlinear conv": "convolution",
+    "gemm": "fully connected",
+    "fused gemm": "fully connected",
+    "qgemm": "fully connected",
+    "addmm": "fully connected",
+    "linear": "fully connected",
+    "linear relu": "fully connected",
+    "qlinear add": "add",
+    "qlinear global average pool": "global average pool",
     "convolution dwconv": "depthwise convolution",
     "depthwise conv 2d": "depthwise convolution",
     "mul": "multiply",
@@ -47,7 +60,7 @@ class KindCost:
 
 def kind_of(name: str) -> str:
     """The kind of an operator by the name that a runtime's profile gives it, in lower case."""
-    plain = _CAMEL.sub(" ", _DETAIL.sub(" ", name).replace("_", " "))
+    plain = _CAMEL.sub(" ", _DETAIL.sub(" ", name.rpartition("::")[2]).strip("_ ").replace("_", " "))
     words = " ".join(re.sub(r"(?<=[A-Za-z])(?=\d)", " ", plain).lower().split())
     return _ALIASES.get(words, words) or name
 
