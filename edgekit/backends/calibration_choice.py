@@ -27,6 +27,11 @@ HOLD_BACK = 0.2
 
 MIN_SAMPLES = 2
 
+CORRECTED = "+bias"
+"""Behind a method's name: with bias correction."""
+
+_CORRECTION_SAMPLES = 32
+
 TRAINED = "trained"
 """Name of the method when ranges come from quantisation-aware training."""
 
@@ -51,6 +56,7 @@ def quantize_best(
     trained: Sequence[Sequence[float]] = (),
     observe: Observe = calibration.observe,
     inputs: Sequence[str] = (),
+    correct: Callable[[Artifact, Samples], Artifact] | None = None,
 ) -> Artifact:
     """The file of the method that measures best; ``meta["calibration"]`` tells what was tried and chosen.
 
@@ -58,7 +64,8 @@ def quantize_best(
     its outputs on samples. ``observe`` is calibration.observe or something that remembers what it gave. With
     ``trained`` ranges (see Scheme) those are taken, and true extremes where there is none; ``methods`` must
     have "minmax" then. ``inputs``: names of the model's inputs, where their ranges are asymmetric, to keep
-    their values from ties (see :mod:`edgekit.backends.ties`). Raises DataError for too few samples.
+    their values from ties (see :mod:`edgekit.backends.ties`). ``correct`` gives a file with corrected biases;
+    the best one is tried with it, unless its ranges were trained. Raises DataError for too few samples.
     """
     if len(samples) < MIN_SAMPLES:
         raise DataError(
@@ -80,21 +87,24 @@ def quantize_best(
     reference = run(artifact, held)
     tried: list[Tried] = []
     rows: list[dict[str, Any]] = []
-    for name, method in methods.items():
-        candidate = file_of(method, observed[0])
+
+    def measure(name: str, candidate: Artifact) -> None:
         sqnr, agreement = compare(reference, run(candidate, held))
         rows.append({"name": name, "sqnr_db": sqnr, "agreement": agreement})
         tried.append((agreement if agreement is not None else 0.0, sqnr, name, candidate))
-        emit(
-            Event(
-                kind="info",
-                step="quantize",
-                message=f"calibration {name}: SQNR {sqnr:.1f} dB on held-back samples",
-            )
-        )
+        told = f"calibration {name}: SQNR {sqnr:.1f} dB on held-back samples"
+        emit(Event(kind="info", step="quantize", message=told))
+
+    for name, method in methods.items():
+        measure(name, file_of(method, observed[0]))
+    if correct is not None and not trained:
+        _, _, name, plain = choose(tried, len(held))
+        measure(name + CORRECTED, correct(plain, some(fit)))
     _, _, chosen, best = choose(tried, len(held))
     if refit and len(groups) > 1:
-        best = file_of(methods[chosen], calibration.merge(observed))
+        best = file_of(methods[chosen.removesuffix(CORRECTED)], calibration.merge(observed))
+        if correct is not None and chosen.endswith(CORRECTED):
+            best = correct(best, some(samples))
     report = {
         "chosen": chosen,
         "samples": len(samples) if refit else len(fit),
@@ -112,6 +122,11 @@ def split(samples: Samples) -> tuple[list[Sequence[Array]], list[Sequence[Array]
         every = list(samples)
         return every, every
     return [s for i, s in enumerate(samples) if i % step != step - 1], list(samples[step - 1 :: step])
+
+
+def some(samples: Samples) -> Samples:
+    """The samples that biases are corrected with, spread over all."""
+    return samples[:: max(1, len(samples) // _CORRECTION_SAMPLES)][:_CORRECTION_SAMPLES]
 
 
 def choose(tried: Sequence[Tried], held: int) -> Tried:

@@ -16,6 +16,7 @@ import torch
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from edgekit.backends import calibration, calibration_choice, ties, trained_ranges
+from edgekit.backends.calibration_choice import CORRECTED
 from edgekit.backends.calibration_methods import methods_of
 from edgekit.backends.executorch.correction import correct_biases
 from edgekit.backends.executorch.masks import masked_units
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edgekit.types import Array, Emit
-
-_CORRECTION_SAMPLES = 32
-
-CORRECTED = "+bias"
-"""Behind a candidate's name: with bias correction."""
 
 LAYERS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear")
 
@@ -209,8 +205,7 @@ class Work:
             if bias_name is not None and scale is not None:
                 weight.raise_scales(_biases(self.graph)[bias_name], scale)
         if name.endswith(CORRECTED):
-            step = max(1, len(samples) // _CORRECTION_SAMPLES)
-            correct_biases(self.graph, [tensors(s) for s in samples[::step][:_CORRECTION_SAMPLES]])
+            correct_biases(self.graph, [tensors(s) for s in calibration_choice.some(samples)])
 
     def _seen(self, group: int) -> dict[str, calibration.Observed]:
         found = {k: o.observed(group) for k, o in self._activations.items()}

@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.backends import calibration
 from edgekit.backends.calibration_choice import Samples, quantize_best
 from edgekit.backends.calibration_methods import Method, methods_of
-from edgekit.backends.tflite import calibrate, condition, flatbuffer
+from edgekit.backends.tflite import bias, calibrate, condition, flatbuffer
 from edgekit.backends.tflite.quantize import STATIC_BITS, quantize_file, static_precisions
 from edgekit.backends.tflite.session import TFLiteSession
 from edgekit.errors import Unsupported
@@ -39,17 +39,25 @@ def quantize(
     if not static_precisions(scheme):
         data = quantize_file(artifact.path, scheme, None)
         return _stored(backend, artifact, data, scheme, store, {})
+    read = calibrate.reader(artifact)
+
+    def correct(made: Artifact, seen: Samples) -> Artifact:
+        data, count = bias.corrected(made.path, artifact.path, read, seen)
+        meta = {"dead_channels": made.meta["dead_channels"], "corrected_biases": count}
+        return _stored(backend, artifact, data, scheme, store, meta)
+
     return quantize_best(
         artifact,
         samples,
         methods(scheme, [t.name for t in artifact.outputs]),
-        read=calibrate.reader(artifact),
+        read=read,
         write=lambda ranges: _with_ranges(backend, artifact, ranges, scheme, store),
         run=_outputs,
         refit=refit,
         emit=emit,
         trained=scheme.trained if scheme.precision == "int8" else (),
         inputs=[t.name for t in artifact.inputs],
+        correct=correct if "int8" in static_precisions(scheme) else None,
     )
 
 

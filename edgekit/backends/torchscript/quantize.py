@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -50,18 +51,25 @@ def static_int8(
     ranges: Ranges,
     scheme: Scheme,
     given: Mapping[str, Array],
+    correct: Sequence[Sequence[torch.Tensor]] = (),
 ) -> torch.fx.GraphModule:
     """The module in int8 with the activation ranges given by value of the file; weights per channel unless
     the scheme says otherwise. Layers that cannot be static (LSTM, GRU) are dynamic.
 
     ``given`` holds calibration data by input of the file, in any shape: its values are kept from lying
-    half-way between two levels.
+    half-way between two levels. Biases are corrected on the samples ``correct``.
     """
     from torch.ao.quantization import quantize_fx
+
+    from edgekit.backends.torchscript.bias import correct_biases
 
     with _quietly(), qnnpack():
         prepared, mapping = _prepared(lifted, samples, scheme)
         _set_ranges(prepared, lifted, ranges, given)
+        if correct:
+            prepared = copy.deepcopy(prepared)  # its layers are those of ``lifted``
+            ends = {node: lifted.limits[v] for node, v in lifted.values.items() if v in lifted.limits}
+            correct_biases(prepared, ends, correct)
         converted = quantize_fx.convert_fx(
             prepared, qconfig_mapping=mapping, backend_config=_backend_config()
         )
