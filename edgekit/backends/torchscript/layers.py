@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.backends.torchscript.filegraph import Op
 from edgekit.backends.torchscript.sharing import reaches_mixing, write_relu
-from edgekit.backends.torchscript.units import Group, relu_limit
+from edgekit.backends.torchscript.units import Group, is_view, relu_limit
 from edgekit.backends.torchscript.weighted import PLAIN_CONVOLUTIONS, recurrent, weighted
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Writer = Callable[[Group], None]
 
 _FLOAT = "torch.float32"
+_AVERAGES = ("mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d")
 
 
 def float_writer(lifter: Lifter, group: Group) -> Writer | None:
@@ -48,7 +49,7 @@ def int8_writer(lifter: Lifter, group: Group) -> Writer | None:
         return _binary(lifter, group)
     if op.name == "cat":
         return _concatenation(lifter, group)
-    if op.name == "mean" and not _is_pooling(lifter, op):
+    if op.name in _AVERAGES and (_is_score(lifter, group) or not _is_pooling(lifter, op)):
         return lambda g: lifter.kept.append(lifter._plain(g.ops[0]))
     if group.op == "silu":
         return lambda g: _silu(lifter, g)
@@ -57,9 +58,25 @@ def int8_writer(lifter: Lifter, group: Group) -> Writer | None:
     return _activation(lifter, group)
 
 
+def _is_score(lifter: Lifter, group: Group) -> bool:
+    """Whether an average is an output of the model, itself or as a view. Scores averaged over an image are
+    far smaller than the largest of them, in whose steps they would tie."""
+    if len(group.ops) > 1:
+        return False
+    value = group.value
+    while value not in lifter.graph.outputs:
+        readers = lifter.consumers.get(value, [])
+        if len(readers) != 1 or not is_view(readers[0]):
+            return False
+        value = readers[0].outputs[0]
+    return True
+
+
 def _is_pooling(lifter: Lifter, op: Op) -> bool:
     """Whether a mean is that over an image. One over features, as in a normalisation, is so much smaller than
     what it is taken of that it would vanish in the steps of its input."""
+    if op.name != "mean":
+        return True
     shape, dims = lifter.shape(op.inputs[0]), lifter.constant(op.inputs[1])
     return len(shape) == 4 and isinstance(dims, list) and sorted(d % 4 for d in dims) == [2, 3]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from edgekit.backends.torchscript.quantize import passing_overloads, qnnpack
 from edgekit.backends.torchscript.sharing import PASSING
@@ -49,3 +51,23 @@ def test_each_gives_its_input_s_scale_and_the_float_values(name: str, layout: to
     assert got.q_scale() == SCALE and got.q_zero_point() == 128
     assert (got.dequantize() - want).abs().max() <= 0.51 * SCALE
     assert any(str(overload).startswith(f"aten.{name}.") for overload in passing_overloads())
+
+
+@pytest.mark.parametrize("tail", ["mean", "pooling"])
+def test_scores_that_are_averages_have_steps_of_their_own(make: Callable[..., Any], tail: str) -> None:
+    """In the scale of what they are averages of, scores of a fully convolutional net tie."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 12, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.layer(x**5))
+            return x.mean((2, 3)) if tail == "mean" else nn.functional.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    made = make(Net, (1, 3, 16, 16))
+    file = made.quantized()
+    assert made.sqnr(file) > 35
+    last = {u.op: u.precision for u in made.backend.units(file)}
+    assert last["mean" if tail == "mean" else "adaptive_avg_pool2d"] == "float32" and last["conv2d"] == "int8"
