@@ -177,8 +177,9 @@ class Backend(Protocol):
     def parse(self, stdout: str, outputs: Mapping[str, bytes] | None = None) -> Mapping[str, Any]:
         """The runner's own report: runs_ms, load_ms, peak_rss_kb and, when it was asked for, "ops".
 
-        "ops" has one {"name", "us"} per operator in execution order, of one inference. ``outputs`` are the
-        files that the runner wrote, for runtimes whose profile is one of them. Raises DeviceError.
+        "ops" has one {"name", "us"} per operator in execution order, of one inference; with "op", its type,
+        where the name is that of a node of the model. ``outputs`` are the files that the runner wrote, for
+        runtimes whose profile is one of them. Raises DeviceError.
         """
         ...
 

@@ -60,9 +60,10 @@ def bench(
     ``detail`` has "python": {"runtime", "because"}.
 
     With ``per_op`` the first measurement's ``detail`` has "ops", one {"name", "op", "instructions"} or
-    {"name", "op", "us"} per operator of one inference, in execution order. They come from a run of their
-    own under the runtime's profiler, which costs time itself: their sum is more than the latency. Raises
-    DeviceError when the runtime there gives no profile, or when the file does not run.
+    {"name", "op", "us"} per operator of one inference, in execution order; "op" is its type where the name is
+    that of a node, else None. They come from a run of their own under the runtime's profiler, which costs
+    time itself: their sum is more than the latency. Raises DeviceError when the runtime there gives no
+    profile, or when the file does not run.
     """
     work = _Work(
         backend=backend,
@@ -159,7 +160,7 @@ class _Work:
                 hint="measure without the times of operators",
             )
         unit = "instructions" if emulated else "us"
-        return [{"name": str(o["name"]), "op": None, unit: float(o["us"])} for o in report["ops"]]
+        return [{"name": str(o["name"]), "op": o.get("op"), unit: float(o["us"])} for o in report["ops"]]
 
 
 def check_times(report: Mapping[str, Any], seconds: float, where: str) -> None:

@@ -66,10 +66,13 @@ def kind_of(name: str) -> str:
 
 
 def totals(ops: Iterable[Mapping[str, object]], unit: str) -> dict[str, tuple[int, float]]:
-    """How many operators of each kind a profile has, and the sum of their ``unit`` ("us", "instructions")."""
+    """How many operators of each kind a profile has, and the sum of their ``unit`` ("us", "instructions").
+
+    A kind is that of an operator's type, "op", where the profile tells it, else of its "name".
+    """
     found: dict[str, tuple[int, float]] = {}
     for op in ops:
-        kind = kind_of(str(op["name"]))
+        kind = kind_of(str(op.get("op") or op["name"]))
         count, cost = found.get(kind, (0, 0.0))
         found[kind] = count + 1, cost + float(str(op[unit]))
     return found

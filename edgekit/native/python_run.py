@@ -14,7 +14,7 @@
 Command line, report and exit codes are those of litert_run.c. Standard output is one JSON object:
   machine, runtime, load_ms, runs_ms[], start_rss_kb, peak_rss_kb, outputs[{bytes, sha256}]
   and with -p also ops[{name, us}]: the operators of one inference in order of execution, each with the mean
-  time over the measured runs.
+  time over the measured runs; of a .onnx file with its type, "op".
 peak_rss_kb is the high-water mark of the process; start_rss_kb the mark before the model was loaded, with
 the runtime imported.
 
@@ -181,7 +181,8 @@ class OnnxModel:
                 inferences[-1].append((f"{event['args']['op_name']} {name}", float(event["dur"])))
             elif event.get("cat") == "Session" and event["name"] == "model_run":
                 inferences.append([])
-        return _mean_ops([ops for ops in inferences if ops][-runs:])
+        rows = _mean_ops([ops for ops in inferences if ops][-runs:])
+        return [{"op": row["name"].partition(" ")[0], **row} for row in rows]
 
 
 def _saturates() -> bool:

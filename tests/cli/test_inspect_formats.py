@@ -141,6 +141,8 @@ def test_bench_times_a_bare_file_and_its_operators(
     assert found["latency"]["n"] == 3 and found["latency"]["median"] > 0
     ops = found["latency"]["detail"]["ops"]
     assert ops and all(o["us"] >= 0 and o["name"] for o in ops)
+    if model_file.suffix == ".onnx":
+        assert all(o["name"].startswith(o["op"] + " ") for o in ops)
     assert found["peak_memory"]["median"] > 1e6
     text = cli("bench", model_file, "--runs", "3", "--per-op").out
     assert any(line.split()[:2] == ["operator", "us"] for line in text.splitlines())

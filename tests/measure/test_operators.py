@@ -40,9 +40,10 @@ def test_costs_of_one_kind_are_added() -> None:
     ops = [
         {"name": "HARD_SWISH", "us": 3.0},
         {"name": "HardSwish (NC)", "us": 4.0},
-        {"name": "MUL", "us": 1.0},
+        {"name": "MUL", "op": None, "us": 1.0},
+        {"name": "QLinearConv node_conv2d_3_token_4", "op": "QLinearConv", "us": 2.0},
     ]
-    assert totals(ops, "us") == {"hard swish": (2, 7.0), "multiply": (1, 1.0)}
+    assert totals(ops, "us") == {"hard swish": (2, 7.0), "multiply": (1, 1.0), "convolution": (1, 2.0)}
 
 
 def test_the_kind_that_makes_a_file_slower_is_named_before_those_that_save_less() -> None:

@@ -98,6 +98,8 @@ def test_a_run_is_reported_and_its_outputs_written(
     assert [o["sha256"] for o in report["outputs"]] == digests
     names = " ".join(op["name"].lower() for op in report["ops"])
     assert "relu" in names and "sum" in names and all(op["us"] >= 0 for op in report["ops"])
+    types = {op.get("op") for op in report["ops"]}
+    assert {"Relu", "ReduceSum"} <= types if kind == ".onnx" else types == {None}
 
 
 @pytest.mark.parametrize("kind", [".pt", ".onnx"])

@@ -51,7 +51,11 @@ class OpenVinoModel:
     def ops(self, runs: int) -> list[dict[str, Any]]:
         """Operators of the last inference that took time, as OpenVINO names them after fusing."""
         return [
-            {"name": f"{op.node_type} {op.node_name}", "us": op.real_time.total_seconds() * 1e6}
+            {
+                "name": f"{op.node_type} {op.node_name}",
+                "op": op.node_type,
+                "us": op.real_time.total_seconds() * 1e6,
+            }
             for op in self._request.get_profiling_info()
             if op.real_time.total_seconds() > 0
         ]
