@@ -56,7 +56,7 @@ def quantize_best(
     trained: Sequence[Sequence[float]] = (),
     observe: Observe = calibration.observe,
     inputs: Sequence[str] = (),
-    correct: Callable[[Artifact, Samples], Artifact] | None = None,
+    correct: Callable[[Artifact, calibration.Ranges, Samples], Artifact] | None = None,
 ) -> Artifact:
     """The file of the method that measures best; ``meta["calibration"]`` tells what was tried and chosen.
 
@@ -64,8 +64,10 @@ def quantize_best(
     its outputs on samples. ``observe`` is calibration.observe or something that remembers what it gave. With
     ``trained`` ranges (see Scheme) those are taken, and true extremes where there is none; ``methods`` must
     have "minmax" then. ``inputs``: names of the model's inputs, where their ranges are asymmetric, to keep
-    their values from ties (see :mod:`edgekit.backends.ties`). ``correct`` gives a file with corrected biases;
-    the best one is tried with it, unless its ranges were trained. Raises DataError for too few samples.
+    their values from ties (see :mod:`edgekit.backends.ties`). ``correct`` gives a file with biases that
+    are corrected on some of the samples that its ranges come from (see :func:`some`); the best one is tried
+    with it where samples were held back to judge it by, unless its ranges were trained. Raises DataError for
+    too few samples.
     """
     if len(samples) < MIN_SAMPLES:
         raise DataError(
@@ -81,8 +83,12 @@ def quantize_best(
         methods = {TRAINED: methods["minmax"]}
     given = ties.values_of(inputs, samples)
 
-    def file_of(method: Method, seen: Mapping[str, calibration.Observed]) -> Artifact:
-        return write(ties.avoided(method(seen), given))
+    def file_of(
+        name: str, seen: Mapping[str, calibration.Observed], fitted: Samples, *, corrected: bool = False
+    ) -> Artifact:
+        ranges = ties.avoided(methods[name](seen), given)
+        made = write(ranges)
+        return correct(made, ranges, some(fitted)) if correct is not None and corrected else made
 
     reference = run(artifact, held)
     tried: list[Tried] = []
@@ -95,16 +101,18 @@ def quantize_best(
         told = f"calibration {name}: SQNR {sqnr:.1f} dB on held-back samples"
         emit(Event(kind="info", step="quantize", message=told))
 
-    for name, method in methods.items():
-        measure(name, file_of(method, observed[0]))
-    if correct is not None and not trained:
+    for name in methods:
+        measure(name, file_of(name, observed[0], fit))
+    if correct is not None and len(groups) > 1 and not trained:
         _, _, name, plain = choose(tried, len(held))
-        measure(name + CORRECTED, correct(plain, some(fit)))
+        candidate = file_of(name, observed[0], fit, corrected=True)
+        if candidate.sha256 != plain.sha256:
+            measure(name + CORRECTED, candidate)
     _, _, chosen, best = choose(tried, len(held))
     if refit and len(groups) > 1:
-        best = file_of(methods[chosen.removesuffix(CORRECTED)], calibration.merge(observed))
-        if correct is not None and chosen.endswith(CORRECTED):
-            best = correct(best, some(samples))
+        corrected = chosen.endswith(CORRECTED)
+        name = chosen.removesuffix(CORRECTED)
+        best = file_of(name, calibration.merge(observed), samples, corrected=corrected)
     report = {
         "chosen": chosen,
         "samples": len(samples) if refit else len(fit),
@@ -126,7 +134,8 @@ def split(samples: Samples) -> tuple[list[Sequence[Array]], list[Sequence[Array]
 
 def some(samples: Samples) -> Samples:
     """The samples that biases are corrected with, spread over all."""
-    return samples[:: max(1, len(samples) // _CORRECTION_SAMPLES)][:_CORRECTION_SAMPLES]
+    count = min(_CORRECTION_SAMPLES, len(samples))
+    return [samples[i * len(samples) // count] for i in range(count)]
 
 
 def choose(tried: Sequence[Tried], held: int) -> Tried:

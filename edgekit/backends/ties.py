@@ -33,37 +33,48 @@ _WIDENINGS = 16
 _SAMPLES = 16
 """Calibration samples whose values are looked at."""
 
+_VALUES = 1 << 14
+"""Values of one sample that are looked at; larger ones are strided."""
+
 
 def values_of(names: Sequence[str], samples: Sequence[Sequence[Array]]) -> dict[str, Array]:
     """Values of some samples by the names of the inputs, flat; ``samples`` hold one array for each name."""
     return {
-        name: np.concatenate([np.ravel(sample[i]) for sample in samples[:_SAMPLES]])
+        name: np.concatenate([_some(sample[i]) for sample in samples[:_SAMPLES]])
         for i, name in enumerate(names)
         if samples
     }
 
 
+def _some(values: Array) -> Array:
+    flat = np.ravel(values)
+    return flat[:: -(-flat.size // _VALUES) or 1]
+
+
 def avoided(ranges: Mapping[str, Range], inputs: Mapping[str, Array]) -> dict[str, Range]:
     """``ranges`` with those of ``inputs`` (their values by name) changed by :func:`without_ties`, and with
-    them all ranges that are the same: a padded input holds the input's values."""
-    changed = dict(ranges)
+    them all ranges that are the same: a padded input holds the input's values. One that is the same by
+    chance gets wider with it, by a 255th part as a rule."""
+    alike: dict[Range, list[Array]] = {}
     for name, values in inputs.items():
         if name in ranges:
-            limits = without_ties(ranges[name], values)
-            changed.update({other: limits for other, r in ranges.items() if r == ranges[name]})
-    return changed
+            alike.setdefault(ranges[name], []).append(values)
+    changed = {limits: without_ties(limits, values) for limits, values in alike.items()}
+    return {name: changed.get(limits, limits) for name, limits in ranges.items()}
 
 
-def without_ties(limits: Range, values: Array) -> Range:
-    """The range, or the narrowest of some wider ones in which few of ``values`` are half-way between two
-    levels; of all of them the one with the fewest where none has few."""
-    tried = [
-        (limits[0] * factor, limits[1] * factor)
-        for factor in (STEPS / (STEPS - extra) for extra in range(_WIDENINGS))
-    ]
-    shares = [_ties(candidate, values) for candidate in tried]
-    few = next((i for i, share in enumerate(shares) if share <= _TOLERATED), int(np.argmin(shares)))
-    return tried[few]
+def without_ties(limits: Range, inputs: Sequence[Array]) -> Range:
+    """The range, or the narrowest of some wider ones in which few values of each input are half-way between
+    two levels; of all of them the one with the fewest where none has few."""
+    tried = []
+    for extra in range(_WIDENINGS):
+        factor = STEPS / (STEPS - extra)
+        wider = (limits[0] * factor, limits[1] * factor)
+        share = max((_ties(wider, values) for values in inputs), default=0.0)
+        if share <= _TOLERATED:
+            return wider
+        tried.append((share, wider))
+    return min(tried, key=lambda t: t[0])[1]
 
 
 def _ties(limits: Range, values: Array) -> float:

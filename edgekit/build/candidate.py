@@ -24,7 +24,7 @@ from edgekit.build.runner import Runner
 from edgekit.build.search import BudgetSearch, search_rows
 from edgekit.build.trained import Trained, train_for_search
 from edgekit.devices.base import Link
-from edgekit.errors import EdgekitError, StepFailed, Unsupported
+from edgekit.errors import EdgekitError, StepFailed
 from edgekit.plan.gates import gates_for
 from edgekit.tune import Trial
 from edgekit.types import Artifact, Event, Gate, Measurement, Plan, Scheme
@@ -117,13 +117,7 @@ def lower(
     form = "original" if step is None else str(step.config.get("form", "original"))
     plain = float_file
     if form == "equalized":
-        try:
-            float_file = equalized()
-        except Unsupported as exc:
-            raise Unsupported(
-                f"quantize.form=equalized was set, but channels cannot be equalised: {exc}",
-                hint="leave it away",
-            ) from exc
+        float_file = equalized()
     check_kept(plan.scheme, [u.name for u in backend.units(float_file)], plan.target)
     found = _in_scheme(lowering, float_file, compressed.scheme(plan.scheme), target)
     lowering.check_parity_on_all(changed, found.float_outputs)

@@ -42,7 +42,7 @@ def equalized_source(inputs: Inputs, runner: Runner, compressed: Compressed) -> 
     nothing to equalise."""
     calib = inputs.datas.get("calib")
     if calib is None:
-        raise Unsupported("there is no calibration data")
+        raise _refused("there is no calibration data")
 
     def source() -> torch.nn.Module:
         original = inputs.model.module
@@ -72,6 +72,10 @@ def equalized_source(inputs: Inputs, runner: Runner, compressed: Compressed) -> 
     }
     result = runner.run("equalize", key, work)
     if result["weights"] is None:
-        raise Unsupported(result["reason"])
+        raise _refused(result["reason"])
     sha = str(result["weights"])
     return Form(sha256=sha, original=source, weights=runner.store.get(sha))
+
+
+def _refused(reason: str) -> Unsupported:
+    return Unsupported(f"channels cannot be equalised: {reason}", hint="leave quantize.form=equalized away")

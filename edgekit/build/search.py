@@ -90,8 +90,7 @@ class BudgetSearch:
         )
 
     def _float_is_cheaper(self, start: Point) -> bool:
-        float_file = self.float_file("original")
-        plain = None if float_file is None else self._costs.estimate(float_file)
+        plain = self._costs.estimate(self.float_file("original"))
         return plain is not None and start.cost is not None and plain.ms < start.cost
 
     def run(self, start: Point, deadline: float | None) -> Outcome:

@@ -84,7 +84,7 @@ def equalize(module: torch.nn.Module, samples: Sequence[Sequence[torch.Tensor]])
     tensors = dict(made.named_parameters())
     pairs = [p for p in _pairs(graph) if tensors.keys() >= {*p.scaled, p.reader}]  # no buffers, no constants
     if not pairs:
-        raise Unsupported("no two layers have only ReLUs and pooling between them")
+        raise Unsupported("no two layers with weights of their own have only ReLUs and pooling between them")
     ranges = _channel_ranges(graph, {p.node for p in pairs}, samples)
     with torch.no_grad():
         for pair in pairs:

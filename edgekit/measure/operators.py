@@ -13,21 +13,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 _DETAIL = re.compile(r"\([^)]*\)|#\d+|\b(GEMM|IGEMM|Reduce\d*|ND|NC)\b")
+_PRECISION = re.compile(r"^qlinear | (relu|dynamic)$")
+"""What a quantised operator's name has besides, or the activation that it has taken up."""
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _ALIASES: Mapping[str, str] = {
     "conv": "convolution",
+    "conv 1d": "convolution",
     "conv 2d": "convolution",
-    "conv 2d relu": "convolution",
     "fused conv": "convolution",
-    "qlinear conv": "convolution",
     "gemm": "fully connected",
     "fused gemm": "fully connected",
     "qgemm": "fully connected",
     "addmm": "fully connected",
     "linear": "fully connected",
-    "linear relu": "fully connected",
-    "qlinear add": "add",
-    "qlinear global average pool": "global average pool",
+    "mat mul": "matmul",
     "convolution dwconv": "depthwise convolution",
     "depthwise conv 2d": "depthwise convolution",
     "mul": "multiply",
@@ -62,6 +61,7 @@ def kind_of(name: str) -> str:
     """The kind of an operator by the name that a runtime's profile gives it, in lower case."""
     plain = _CAMEL.sub(" ", _DETAIL.sub(" ", name.rpartition("::")[2]).strip("_ ").replace("_", " "))
     words = " ".join(re.sub(r"(?<=[A-Za-z])(?=\d)", " ", plain).lower().split())
+    words = _PRECISION.sub("", words)
     return _ALIASES.get(words, words) or name
 
 

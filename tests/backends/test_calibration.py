@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgekit.backends import calibration
-from edgekit.backends.calibration_choice import compare
+from edgekit.backends.calibration_choice import compare, quantize_best, some
 from edgekit.errors import DataError
+from edgekit.types import ignore_events
 
 
 def observed(values: Any) -> calibration.Observed:
@@ -54,3 +56,60 @@ def test_values_that_are_not_finite_name_tensor_and_sample() -> None:
 def test_outputs_that_are_not_finite_lose_every_comparison() -> None:
     want = [np.ones((1, 3))]
     assert compare(want, [np.full((1, 3), np.nan)])[0] < compare(want, [np.zeros((1, 3))])[0]
+
+
+def test_correction_samples_are_spread_over_all() -> None:
+    for count in (1, 5, 32, 63, 127, 1000):
+        found = [int(sample[0][0]) for sample in some([[np.array([i])] for i in range(count)])]
+        assert len(found) == min(32, count) and found == sorted(set(found))
+        assert count - found[-1] <= max(1, -(-count // 32))
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file in name only: its digest, and by how much each of its outputs is off."""
+
+    sha256: str
+    error: float
+    meta: Any = field(default_factory=dict)
+
+
+def _best(count: int, correct: Any) -> Any:
+    file: Any = _File("float", 0.0)
+    plain: Any = _File("plain", 0.1)
+    return quantize_best(
+        file,
+        [[np.array([1.0 + i])] for i in range(count)],
+        {"minmax": calibration.minmax_ranges},
+        read=lambda sample: [("x", sample[0])],
+        write=lambda ranges: plain,
+        run=lambda made, samples: [np.array([[s[0][0] + made.error] for s in samples])],
+        refit=True,
+        emit=ignore_events,
+        correct=correct,
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "sha256", "error", "names", "chosen"),
+    [
+        pytest.param(10, "mended", 0.01, ["minmax", "minmax+bias"], "mended", id="better"),
+        pytest.param(10, "mended", 0.5, ["minmax", "minmax+bias"], "plain", id="worse"),
+        pytest.param(10, "plain", 0.1, ["minmax"], "plain", id="nothing to correct"),
+        pytest.param(4, "mended", 0.01, ["minmax"], "plain", id="nothing held back to judge it by"),
+    ],
+)
+def test_corrected_biases_are_taken_where_they_measure_better(
+    count: int, sha256: str, error: float, names: list[str], chosen: str
+) -> None:
+    seen: list[int] = []
+
+    def correct(made: Any, ranges: Any, samples: Any) -> Any:
+        assert made.sha256 == "plain" and set(ranges) == {"x"}
+        seen.append(len(samples))
+        return _File(sha256, error)
+
+    best = _best(count, correct)
+    assert best.sha256 == chosen
+    assert [c["name"] for c in best.meta["calibration"]["candidates"]] == names
+    assert seen == ([8, 10] if chosen == "mended" else [8] if count == 10 else [])

@@ -162,9 +162,10 @@ class Work:
         held: Sequence[Sequence[Array]],
     ) -> list[tuple[float, float, str, Any]]:
         """Agreement, SQNR and name of every candidate. Only the best ranges are tried with bias correction:
-        it costs as much as all the rest, and mends what rounding does, not what ranges cut off."""
+        it costs as much as all the rest, and mends what rounding does, not what ranges cut off. Ranges of a
+        training, or without held-back samples to judge them by, are not corrected."""
         tried = [self._try(name, reference, fit, held) for name in names]
-        if self._trained:
+        if self._trained or fit is held:
             return tried
         best = calibration_choice.choose(tried, len(held))[2]
         return [*tried, self._try(best + CORRECTED, reference, fit, held)]
@@ -227,7 +228,8 @@ def _arrays(outputs: Any) -> list[Array]:
 
 
 def _input_observers(graph: Any, known: Mapping[str, Any]) -> list[str]:
-    """Observers of the model's inputs in their order; "" for an input without one."""
+    """Observers of the model's inputs in their order, of each the first; "" for an input without one. Others
+    of one input have its range, and get what that gets."""
     modules = {id(o): k for k, o in known.items()}
     found = []
     for node in graph.graph.find_nodes(op="placeholder"):

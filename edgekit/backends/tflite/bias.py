@@ -8,6 +8,7 @@ with measured means). It is added to the int32 bias, whose step is far finer tha
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,83 +38,75 @@ _SAME = 0
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """An operator with int8 weights and a bias of its own: in the float file and in the int8 file."""
+    """An operator with int8 weights and an int32 bias.
+
+    ``weights``: (O, kh, kw, I) of a convolution, (1, kh, kw, O) of a depthwise one, (O, I) of a linear layer,
+    in the float file; ``stored`` in the int8 file. ``source``: name of its input in the float file;
+    ``given``: the input in the int8 file. ``shared``: whether other operators read the bias as well.
+    """
 
     op: Op
-    name: str
-    """Of its float input."""
-    weights: Array
-    """Float weights: (O, kh, kw, I) of a convolution, (1, kh, kw, O) of a depthwise one, (O, I) of a linear
-    layer; ``rounded``: what the int8 file holds of them, as floats."""
-    rounded: Array
+    source: str
+    weights: Tensor
+    stored: Tensor
     given: Tensor
-    """The int8 input; ``bias``: the int32 bias."""
     bias: Tensor
+    shared: bool
 
     def correction(self, mean: Array, rounded_mean: Array) -> Array:
         """What to add to each output channel, from means of the input under each tap, (kh, kw, I)."""
+        weights, integers = self.weights.values(), self.stored.values()
+        assert weights is not None and integers is not None
+        shape = [1] * weights.ndim
+        shape[self.stored.axis] = len(self.stored.scale)
+        rounded = integers * np.reshape(self.stored.scale, shape)
+        return self._mean_output(weights, mean) - self._mean_output(rounded, rounded_mean)
+
+    def _mean_output(self, weights: Array, mean: Array) -> Array:
+        """The operator's linear part on a mean input."""
         if self.op.op == "FULLY_CONNECTED":
-            return np.asarray(self.weights @ mean[0, 0] - self.rounded @ rounded_mean[0, 0])
+            return np.asarray(weights @ mean[0, 0])
         if self.op.op == "DEPTHWISE_CONV_2D":
-            times = self.weights.shape[3] // mean.shape[2]
-            m, n = (np.repeat(x, times, axis=2) for x in (mean, rounded_mean))
-            return np.asarray((self.weights[0] * m - self.rounded[0] * n).sum((0, 1)))
-        out, _, _, each = self.weights.shape
-        groups = mean.shape[2] // each
-        parts = []
-        for g in range(groups):
-            rows = slice(g * out // groups, (g + 1) * out // groups)
-            columns = slice(g * each, (g + 1) * each)
-            both = ((self.weights, mean), (self.rounded, rounded_mean))
-            then, now = (np.einsum("ohwi,hwi->o", w[rows], x[..., columns]) for w, x in both)
-            parts.append(then - now)
-        return np.concatenate(parts)
+            repeated = np.repeat(mean, weights.shape[3] // mean.shape[2], axis=2)
+            return np.asarray((weights[0] * repeated).sum((0, 1)))
+        groups = mean.shape[2] // weights.shape[3]
+        parts = zip(np.split(weights, groups), np.split(mean, groups, axis=2), strict=True)
+        return np.concatenate([np.einsum("ohwi,hwi->o", w, m) for w, m in parts])
 
 
 def corrected(file: Path, source: Path, read: Read, samples: Iterable[Sequence[Array]]) -> tuple[bytes, int]:
     """Bytes of the int8 ``file`` with corrected biases, and how many they are. ``source``: the float file it
     was made from; ``read`` gives the float activations of a sample by name."""
-    layers = _layers(read_graph(source), read_graph(file))
-    by_input: dict[str, list[_Layer]] = {}
-    for layer in layers:
-        by_input.setdefault(layer.name, []).append(layer)
-    sums: dict[_Layer, Array] = {}
-    count = 0
+    by_source: dict[str, list[_Layer]] = {}
+    for layer in _layers(read_graph(source), read_graph(file)):
+        by_source.setdefault(layer.source, []).append(layer)
+    seen: dict[_Layer, list[Array]] = {}
     for sample in samples:
-        count += 1
         for name, value in read(sample):
-            for layer in by_input.get(name, ()):
+            for layer in by_source.get(name, ()):
                 means = [_under_taps(layer, x) for x in (value, _rounded(value, layer.given))]
-                sums[layer] = sums.get(layer, 0.0) + np.stack(means)
+                seen.setdefault(layer, []).append(np.stack(means))
     model = read_model(file)
-    for layer, (mean, rounded_mean) in sums.items():
-        _add(model, layer.bias, layer.correction(mean / count, rounded_mean / count))
-    return write_model(model), len(sums)
+    for layer, means in seen.items():
+        _add(model, layer, layer.correction(*np.mean(means, axis=0)))
+    return write_model(model), len(seen)
 
 
 def _layers(floats: Graph, integers: Graph) -> list[_Layer]:
-    """Layers of the int8 file whose biases can be corrected: int8 throughout, the bias read by them alone."""
+    """Layers of the int8 file that compute in int8 throughout and have a bias."""
     ops = {name: floats.ops[i] for i, name in unit_names(floats).items()}
-    readers: dict[int, int] = {}
-    for op in integers.ops:
-        for t in op.inputs:
-            readers[t] = readers.get(t, 0) + 1
     found = []
     for index, name in unit_names(integers).items():
         op, twin = integers.ops[index], ops.get(name)
         if op.op not in _KINDS or len(op.inputs) < 3 or twin is None or twin.op != op.op:
             continue
+        source, weights = (floats.tensors[t] for t in twin.inputs[:2])
         given, stored, bias = (integers.tensors[t] for t in op.inputs[:3])
-        weights, rounded = floats.tensors[twin.inputs[1]].values(), stored.values()
-        if weights is None or rounded is None or not bias.constant or readers[bias.index] > 1:
+        if not (weights.constant and stored.constant and bias.constant) or weights.shape != stored.shape:
             continue
-        if (given.dtype, stored.dtype, bias.dtype) != ("int8", "int8", "int32"):
-            continue
-        shape = [1] * rounded.ndim
-        shape[stored.axis] = -1
-        real = rounded.astype(np.float64) * np.reshape(stored.scale, shape if len(stored.scale) > 1 else ())
-        source = floats.tensors[twin.inputs[0]].name
-        found.append(_Layer(op, source, weights.astype(np.float64), real, given, bias))
+        if (given.dtype, stored.dtype, bias.dtype) == ("int8", "int8", "int32"):
+            shared = len(integers.consumers(bias.index)) > 1
+            found.append(_Layer(op, source.name, weights, stored, given, bias, shared))
     return found
 
 
@@ -152,10 +145,18 @@ def _under_taps(layer: _Layer, value: Array) -> Array:
     return found
 
 
-def _add(model: Any, bias: Tensor, delta: Array) -> None:
-    """Add real numbers to an int32 bias."""
-    buffer = model.buffers[model.subgraphs[0].tensors[bias.index].buffer]
-    before = np.frombuffer(bytes(buffer.data), np.int32)
-    scale = np.asarray(bias.scale, np.float64)
+def _add(model: Any, layer: _Layer, delta: Array) -> None:
+    """Add real numbers to an int32 bias; one that others read as well is copied for the layer."""
+    graph = model.subgraphs[0]
+    tensor = graph.tensors[layer.bias.index]
+    before = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.int32)
+    scale = np.asarray(layer.bias.scale, np.float64)
     after = np.clip(before + np.rint(delta / np.where(scale > 0, scale, np.inf)), -_INT32, _INT32)
-    buffer.data = np.frombuffer(after.astype(np.int32).tobytes(), dtype=np.uint8)
+    if layer.shared:
+        tensor, buffer = copy.copy(tensor), copy.copy(model.buffers[tensor.buffer])
+        tensor.name = b"%s.of_%d" % (tensor.name, layer.op.index)
+        tensor.buffer = len(model.buffers)
+        model.buffers.append(buffer)
+        graph.operators[layer.op.index].inputs[2] = len(graph.tensors)
+        graph.tensors.append(tensor)
+    model.buffers[tensor.buffer].data = np.frombuffer(after.astype(np.int32).tobytes(), dtype=np.uint8)

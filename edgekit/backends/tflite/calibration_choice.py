@@ -36,12 +36,13 @@ def quantize(
     """The artifact in ``scheme``; ``meta["calibration"]`` of the result tells what was tried and chosen."""
     if scheme.precision == "float32" and not scheme.overrides:
         return artifact
-    if not static_precisions(scheme):
+    precisions = static_precisions(scheme)
+    if not precisions:
         data = quantize_file(artifact.path, scheme, None)
         return _stored(backend, artifact, data, scheme, store, {})
     read = calibrate.reader(artifact)
 
-    def correct(made: Artifact, seen: Samples) -> Artifact:
+    def correct(made: Artifact, ranges: calibration.Ranges, seen: Samples) -> Artifact:
         data, count = bias.corrected(made.path, artifact.path, read, seen)
         meta = {"dead_channels": made.meta["dead_channels"], "corrected_biases": count}
         return _stored(backend, artifact, data, scheme, store, meta)
@@ -56,8 +57,8 @@ def quantize(
         refit=refit,
         emit=emit,
         trained=scheme.trained if scheme.precision == "int8" else (),
-        inputs=[t.name for t in artifact.inputs],
-        correct=correct if "int8" in static_precisions(scheme) else None,
+        inputs=[t.name for t in artifact.inputs] if precisions == {"int8"} else (),
+        correct=correct if "int8" in precisions else None,
     )
 
 
@@ -110,7 +111,8 @@ def _with_ranges(
         data, dead = condition.protect_dead_channels(source, ranges)
         source.write_bytes(data)
         quantized = quantize_file(source, scheme, ranges)
-    meta = {"dead_channels": [{"op": d.op_index, "channels": list(d.channels)} for d in dead]}
+    protected = [{"op": d.op_index, "channels": list(d.channels)} for d in dead]
+    meta = {"dead_channels": protected, "corrected_biases": 0}
     return _stored(backend, artifact, quantized, scheme, store, meta)
 
 

@@ -55,7 +55,7 @@ class _Watch(torch.fx.Interpreter):
             if layer is None or getattr(given, "op", "") != "call_module":
                 continue
             observer = prepared.get_submodule(given.target)
-            if type(observer).__name__ == "RangeObserver" and [c.target for c in calls].count(name) == 1:
+            if hasattr(observer, "calculate_qparams") and [c.target for c in calls].count(name) == 1:
                 self.layers[name], self._observers[name] = layer, observer
                 self._weights[name] = _rounded_weight(layer)
 
@@ -66,8 +66,11 @@ class _Watch(torch.fx.Interpreter):
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         layer = self.layers.get(target)
         if layer is not None:
-            scale, zero_point = self._observers[target].calculate_qparams()
-            rounded = torch.fake_quantize_per_tensor_affine(args[0], float(scale), int(zero_point), 0, 255)
+            observer = self._observers[target]
+            scale, zero_point = observer.calculate_qparams()
+            rounded = torch.fake_quantize_per_tensor_affine(
+                args[0], float(scale), int(zero_point), observer.quant_min, observer.quant_max
+            )
             played = torch.func.functional_call(layer, {"weight": self._weights[target]}, (rounded,))
             error = (layer.forward(args[0]) - played).movedim(_CHANNEL_AXIS[_kind(layer)], 0)
             mean = error.flatten(1).mean(1)
@@ -83,6 +86,7 @@ def _layer(module: Any) -> Any:
 
 
 def _kind(layer: Any) -> Any:
+    """Which of the classes above a layer is of; None for another one."""
     return next((kind for kind in _CHANNEL_AXIS if isinstance(layer, kind)), None)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Writer = Callable[[Group], None]
 
 _FLOAT = "torch.float32"
+_OF_SCORES = ("softmax", "log_softmax", "sigmoid")
+"""Operators behind which scores leave the model."""
 _AVERAGES = ("mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d")
 
 
@@ -49,7 +51,7 @@ def int8_writer(lifter: Lifter, group: Group) -> Writer | None:
         return _binary(lifter, group)
     if op.name == "cat":
         return _concatenation(lifter, group)
-    if op.name in _AVERAGES and (_is_score(lifter, group) or not _is_pooling(lifter, op)):
+    if op.name in _AVERAGES and (_is_score(lifter, group.value) or not _is_pooling(lifter, op)):
         return lambda g: lifter.kept.append(lifter._plain(g.ops[0]))
     if group.op == "silu":
         return lambda g: _silu(lifter, g)
@@ -58,18 +60,23 @@ def int8_writer(lifter: Lifter, group: Group) -> Writer | None:
     return _activation(lifter, group)
 
 
-def _is_score(lifter: Lifter, group: Group) -> bool:
-    """Whether an average is an output of the model, itself or as a view. Scores averaged over an image are
-    far smaller than the largest of them, in whose steps they would tie."""
-    if len(group.ops) > 1:
-        return False
-    value = group.value
-    while value not in lifter.graph.outputs:
-        readers = lifter.consumers.get(value, [])
-        if len(readers) != 1 or not is_view(readers[0]):
-            return False
-        value = readers[0].outputs[0]
-    return True
+def _is_score(lifter: Lifter, value: str) -> bool:
+    """Whether a value is an output of the model, itself or through views and what is computed in float behind
+    them. Scores averaged over an image are far smaller than the largest of them, in whose steps they would
+    tie."""
+    if value in lifter.graph.outputs:
+        return True
+    readers = lifter.consumers.get(value, [])
+    return bool(readers) and all(
+        (is_view(op) or op.name in _OF_SCORES or _has_constant(lifter, op))
+        and _is_score(lifter, op.outputs[0])
+        for op in readers
+    )
+
+
+def _has_constant(lifter: Lifter, op: Op) -> bool:
+    """Whether an operator scales or shifts a value by constants."""
+    return op.name in ("mul", "div", "add", "sub") and op.inputs[1] in lifter.graph.constants
 
 
 def _is_pooling(lifter: Lifter, op: Op) -> bool:

@@ -8,8 +8,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgekit.backends.ties import without_ties
 from edgekit.backends.torchscript.lift import Lifted
 from edgekit.backends.torchscript.sharing import PASSING
@@ -25,8 +23,6 @@ ENGINE = "qnnpack"
 
 _LEAST_PER_CHANNEL = 64
 """Inputs of a dynamic linear layer from which on each row has a scale: it takes 16 bytes in the file."""
-
-_NOTHING = np.zeros(0, dtype=np.float32)
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -234,16 +230,18 @@ def _set_ranges(prepared: Any, lifted: Lifted, ranges: Ranges, given: Mapping[st
     members: dict[int, list[Any]] = {}
     for node, target in observers.items():
         members.setdefault(find(id(prepared.get_submodule(target))), []).append(node.args[0])
-    for target in observers.values():
-        observer = prepared.get_submodule(target)
-        sources = members[find(id(observer))]
+    found: dict[int, tuple[float, float]] = {}
+    for key, sources in members.items():
         known = [r for r in (_range_of(s, prepared, lifted, ranges) for s in sources) if r is not None]
         if not known:
             raise StepFailed(f"calibration saw no values of {', '.join(s.name for s in sources)}")
+        names = [lifted.values.get(source.name, "") for source in sources]
         limits = (min(r[0] for r in known), max(r[1] for r in known))
-        for source in sources:
-            limits = without_ties(limits, given.get(lifted.values.get(source.name, ""), _NOTHING))
-        observer.min_val, observer.max_val = torch.tensor(limits[0]), torch.tensor(limits[1])
+        found[key] = without_ties(limits, [given[name] for name in names if name in given])
+    for target in observers.values():
+        observer = prepared.get_submodule(target)
+        low, high = found[find(id(observer))]
+        observer.min_val, observer.max_val = torch.tensor(low), torch.tensor(high)
 
 
 def _observers(prepared: Any) -> dict[Any, str]:

@@ -88,17 +88,17 @@ def quantized(
             hint="choose another precision or keep fewer units in float",
         )
 
-    def write(ranges: calibration.Ranges, seen: calibration_choice.Samples = ()) -> Artifact:
+    def write(ranges: calibration.Ranges, correct: calibration_choice.Samples = ()) -> Artifact:
         if scheme.precision == "dynamic":
             module = quantize.dynamic_int8(lifted, source.inputs, scheme)
         else:
             whole = source.open_outputs(ranges, extremes)
             module = quantize.static_int8(
-                lifted, source.inputs, whole, scheme, given, [tensors(sample) for sample in seen]
+                lifted, source.inputs, whole, scheme, given, [tensors(sample) for sample in correct]
             )
         with quantize.qnnpack():
             script = _trace(module, source.inputs)
-        made = _stored(
+        return _stored(
             script,
             artifact.inputs,
             artifact.outputs,
@@ -109,10 +109,7 @@ def quantized(
             meta={k: v for k, v in artifact.meta.items() if k.startswith("exporter")},
             parent=artifact.sha256,
         )
-        ranges_of[made.sha256] = ranges
-        return made
 
-    ranges_of: dict[str, calibration.Ranges] = {}
     given = ties.values_of(source.graph.inputs, samples)
     extremes: dict[str, tuple[float, float]] = {}
     if scheme.precision == "dynamic":
@@ -130,7 +127,7 @@ def quantized(
         refit=refit,
         emit=emit,
         trained=scheme.trained,
-        correct=lambda made, seen: write(ranges_of[made.sha256], seen),
+        correct=lambda made, ranges, seen: write(ranges, seen),
     )
 
 

@@ -43,8 +43,8 @@ def _exported(layer: Any) -> tuple[Artifact, list[list[Any]]]:
     rng = np.random.default_rng(0)
     samples = [[rng.random(SHAPE).astype(np.float32)] for _ in range(12)]
     with torch.no_grad():
-        for weight in layer.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+        for seed, weight in enumerate(layer.parameters()):
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)))
             if weight.dim() > 1:
                 weight.flatten()[0] = 40.0
         outputs = layer(torch.from_numpy(samples[0][0]))
@@ -84,23 +84,30 @@ def test_every_kind_of_layer_gets_the_mean_that_it_has_in_float(name: str, tmp_p
     assert len(mended) == pytest.approx(plain.stat().st_size, rel=0.05)
 
 
-def test_a_bias_that_two_layers_read_stays(tmp_path: Path) -> None:
-    """One correction cannot suit both."""
+def test_a_bias_that_two_layers_read_is_copied(tmp_path: Path) -> None:
+    """Layers without a bias get one of zeros, and may share it; one correction cannot suit both."""
     import torch
     from torch import nn
 
-    class Twice(nn.Module):
+    class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = nn.Conv2d(8, 8, 1)
+            self.a, self.b = (nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layer(torch.relu(self.layer(x)))
+            return torch.cat([self.a(x), self.b(x)], 1)
 
-    floats, samples = _exported(Twice())
+    net = Two()
+    floats, samples = _exported(net)
     ranges = minmax_ranges(calibrate.observe(floats, [samples])[0])
     path = tmp_path / "int8.tflite"
-    path.write_bytes(quantize_file(floats.path, Scheme(precision="int8", delegate="xnnpack"), ranges))
-    readers = [op.inputs[2] for op in read_graph(path).ops if op.op == "CONV_2D"]
-    _, count = bias.corrected(path, floats.path, calibrate.reader(floats), samples)
-    assert count == (0 if len(set(readers)) == 1 else 2)
+    path.write_bytes(
+        quantize_file(floats.path, Scheme(precision="int8", delegate="xnnpack", per_channel=False), ranges)
+    )
+    assert len({op.inputs[2] for op in read_graph(path).ops if op.op == "CONV_2D"}) == 1, "they share it"
+    mended, count = bias.corrected(path, floats.path, calibrate.reader(floats), samples)
+    want = _mean(floats, floats.path.read_bytes(), samples)
+    before = np.abs(_mean(floats, path.read_bytes(), samples) - want)
+    after = np.abs(_mean(floats, mended, samples) - want)
+    assert count == 2
+    assert after[:8].max() < before[:8].max() / 2 and after[8:].max() < before[8:].max() / 2
