@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from edgekit.backends import mean_errors
 from edgekit.backends.executorch.observers import ActivationObserver, WeightObserver
 from edgekit.backends.executorch.program import op_name
 
@@ -78,8 +79,8 @@ def _correct(graph: Any, node: Any, values: dict[Any, list[_Pair]], shared: set[
         return
     if str(node.args[2].target) in shared or node.args[1].op != "call_module":
         return
-    errors = [(real - played).movedim(axis, 0).flatten(1).mean(1) for real, played in values[node]]
-    delta = torch.stack(errors).mean(0)
+    errors = [(real - played).movedim(axis, 0).flatten(1).mean(1).numpy() for real, played in values[node]]
+    delta = torch.from_numpy(mean_errors.correction(errors)).to(values[node][0][0].dtype)
     _attribute(graph, node.args[2].target).data.add_(delta)
     shape = [1] * values[node][0][0].dim()
     shape[axis] = -1

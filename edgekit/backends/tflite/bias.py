@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.backends import mean_errors
 from edgekit.backends.tflite.flatbuffer import (
     Graph,
     Op,
@@ -53,14 +54,15 @@ class _Layer:
     bias: Tensor
     shared: bool
 
-    def correction(self, mean: Array, rounded_mean: Array) -> Array:
-        """What to add to each output channel, from means of the input under each tap, (kh, kw, I)."""
+    def errors(self, means: Sequence[tuple[Array, Array]]) -> list[Array]:
+        """The mean error of each output channel in each sample, from means of the input and of the rounded
+        input under each tap, (kh, kw, I)."""
         weights, integers = self.weights.values(), self.stored.values()
         assert weights is not None and integers is not None
         shape = [1] * weights.ndim
         shape[self.stored.axis] = len(self.stored.scale)
         rounded = integers * np.reshape(self.stored.scale, shape)
-        return self._mean_output(weights, mean) - self._mean_output(rounded, rounded_mean)
+        return [self._mean_output(weights, m) - self._mean_output(rounded, n) for m, n in means]
 
     def _mean_output(self, weights: Array, mean: Array) -> Array:
         """The operator's linear part on a mean input."""
@@ -80,15 +82,15 @@ def corrected(file: Path, source: Path, read: Read, samples: Iterable[Sequence[A
     by_source: dict[str, list[_Layer]] = {}
     for layer in _layers(read_graph(source), read_graph(file)):
         by_source.setdefault(layer.source, []).append(layer)
-    seen: dict[_Layer, list[Array]] = {}
+    seen: dict[_Layer, list[tuple[Array, Array]]] = {}
     for sample in samples:
         for name, value in read(sample):
             for layer in by_source.get(name, ()):
-                means = [_under_taps(layer, x) for x in (value, _rounded(value, layer.given))]
-                seen.setdefault(layer, []).append(np.stack(means))
+                means = _under_taps(layer, value), _under_taps(layer, _rounded(value, layer.given))
+                seen.setdefault(layer, []).append(means)
     model = read_model(file)
-    for layer, means in seen.items():
-        _add(model, layer, layer.correction(*np.mean(means, axis=0)))
+    for layer, found in seen.items():
+        _add(model, layer, mean_errors.correction(layer.errors(found)))
     return write_model(model), len(seen)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from edgekit.backends import mean_errors
+
 _CHANNEL_AXIS: dict[type[Any], int] = {
     torch.nn.Conv1d: -2,
     torch.nn.Conv2d: -3,
@@ -32,19 +34,19 @@ def correct_biases(
     with torch.no_grad():
         for sample in samples:
             watch.run(*sample)
-        for name, total in watch.sums.items():
+        for name, errors in watch.errors.items():
             layer = watch.layers[name]
-            delta = total / len(samples)
+            delta = torch.from_numpy(mean_errors.correction(errors)).to(layer.weight.dtype)
             layer.bias = torch.nn.Parameter(delta if layer.bias is None else layer.bias + delta)
 
 
 class _Watch(torch.fx.Interpreter):
-    """Runs the float module and sums the error of each layer, by channel."""
+    """Runs the float module and notes the mean error of each layer, by channel."""
 
     def __init__(self, prepared: Any, limits: Mapping[str, float]) -> None:
         super().__init__(prepared)
         self._limits = limits
-        self.sums: dict[str, torch.Tensor] = {}
+        self.errors: dict[str, list[Any]] = {}
         self.layers: dict[str, Any] = {}
         self._observers: dict[str, Any] = {}
         self._weights: dict[str, torch.Tensor] = {}
@@ -73,8 +75,7 @@ class _Watch(torch.fx.Interpreter):
             )
             played = torch.func.functional_call(layer, {"weight": self._weights[target]}, (rounded,))
             error = (layer.forward(args[0]) - played).movedim(_CHANNEL_AXIS[_kind(layer)], 0)
-            mean = error.flatten(1).mean(1)
-            self.sums[target] = self.sums[target] + mean if target in self.sums else mean
+            self.errors.setdefault(target, []).append(error.flatten(1).mean(1).numpy())
         return super().call_module(target, args, kwargs)
 
 
