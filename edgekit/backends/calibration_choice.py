@@ -32,6 +32,9 @@ CORRECTED = "+bias"
 
 _CORRECTION_SAMPLES = 32
 
+_CLEARLY = 5
+"""Samples by which a candidate's agreement has to be behind to count against its SQNR."""
+
 TRAINED = "trained"
 """Name of the method when ranges come from quantisation-aware training."""
 
@@ -143,10 +146,10 @@ def choose(tried: Sequence[Tried], held: int) -> Tried:
 
     SQNR moves with every value; agreement counts a few samples that lie near a border. It decides only
     when a candidate loses more than two standard deviations of a binomial at the best agreement, and at
-    least two samples.
+    least five samples: of fewer, all on one side, chance is too likely a cause (sign test, 1 in 32).
     """
     top = max(t[0] for t in tried) / 100
-    margin = max(2 * sqrt(top * (1 - top) / held), 2.5 / held)
+    margin = max(2 * sqrt(top * (1 - top) / held), (_CLEARLY - 0.5) / held)
     return max((t for t in tried if t[0] / 100 >= top - margin), key=lambda t: t[1])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.backends import calibration
-from edgekit.backends.calibration_choice import compare, quantize_best, some
+from edgekit.backends.calibration_choice import choose, compare, quantize_best, some
 from edgekit.errors import DataError
 from edgekit.types import ignore_events
 
@@ -56,6 +56,24 @@ def test_values_that_are_not_finite_name_tensor_and_sample() -> None:
 def test_outputs_that_are_not_finite_lose_every_comparison() -> None:
     want = [np.ones((1, 3))]
     assert compare(want, [np.full((1, 3), np.nan)])[0] < compare(want, [np.zeros((1, 3))])[0]
+
+
+@pytest.mark.parametrize(
+    ("agreements", "chosen"),
+    [
+        ((100.0, 96.25), "quiet"),
+        ((100.0, 95.0), "quiet"),
+        ((100.0, 93.75), "agreeing"),
+        ((70.0, 62.0), "quiet"),
+    ],
+)
+def test_agreement_counts_where_chance_does_not_explain_it(
+    agreements: tuple[float, float], chosen: str
+) -> None:
+    """Of 80 samples: 3, 4 and 5 that disagree, and 6 where 24 disagree anyway."""
+    file: Any = None
+    tried = [(agreements[0], 28.0, "agreeing", file), (agreements[1], 30.0, "quiet", file)]
+    assert choose(tried, 80)[2] == chosen
 
 
 def test_correction_samples_are_spread_over_all() -> None:
