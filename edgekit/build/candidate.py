@@ -12,7 +12,7 @@ from edgekit.backends import Backend, get_backend
 from edgekit.build.compression import Compressed
 from edgekit.build.costs import Costs, GateCosts
 from edgekit.build.equality import tolerance_of
-from edgekit.build.explaining import explain
+from edgekit.build.explaining import counts_by_operator, explain
 from edgekit.build.forms import equalized_source
 from edgekit.build.inputs import Inputs
 from edgekit.build.keeping import check_kept
@@ -156,7 +156,16 @@ def lower(
     if link is not None:
         first = [x[:1] for x in lowering.samples]
         files = {"baseline": baseline_file, "final": final}
-        measurements, equal = measure(runner, backend, link, inputs.profile, files, first)
+        unchanged = found.float_file.sha256 == baseline_file.sha256 and final.precision != "float32"
+        measurements, equal = measure(
+            runner,
+            backend,
+            link,
+            inputs.profile,
+            files,
+            first,
+            by_operator=list(files) if unchanged else ["final"],
+        )
         _check_equal(equal, files, link, backend)
     explained: Mapping[str, Any] | None = None
     if link is not None and final.precision != "float32":
@@ -169,7 +178,7 @@ def lower(
             same,
             first,
             delegate=plan.delegate,
-            measured=measurements,
+            measured=counts_by_operator(measurements, files),
         )
     made = Made(
         inputs=inputs,

@@ -304,14 +304,13 @@ class Compressed:
         from edgekit.compress.finetune import Settings
 
         details, datas = dict(config), self._inputs.datas
-        per_channel, symmetric = details.pop("per_channel"), details.pop("symmetric")
+        of_the_file = {key: details.pop(key) for key in ("per_channel", "symmetric", "weight_max")}
         return {
             "train": datas["train"],
             "calibration": datas["calib"],
             "task": self._inputs.model.spec.task,
             "settings": Settings(seed=self._runner.seed, **details),
-            "per_channel": per_channel,
-            "symmetric": symmetric,
+            **of_the_file,
         }
 
     def _qat_key(self, config: Mapping[str, Any]) -> dict[str, Any]:

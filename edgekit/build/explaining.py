@@ -41,7 +41,7 @@ def explain(
     sample: Sequence[Array],
     *,
     delegate: str,
-    measured: Sequence[Measurement] = (),
+    measured: Mapping[str, Measurement] | None = None,
 ) -> dict[str, Any]:
     """The report's "by_operator" of ``files``: "float32" and "final", of the same network.
 
@@ -50,9 +50,10 @@ def explain(
     ``before`` and ``after`` are instructions, or milliseconds by the clock, of one inference; ``ratio`` is
     after / before; ``rows`` are :class:`edgekit.measure.operators.KindCost`, in instructions or microseconds.
     What could not be profiled is in "missing" with the reason. Times are never from the cache; instructions
-    of the final file by operator are taken from ``measured`` where they are there, not counted again.
+    of a file by operator are taken from ``measured``, by the file's SHA-256, where they are there, and not
+    counted again.
     """
-    known = next((m for m in measured if _is_count(m)), None)
+    known = measured or {}
     places, missing = [], []
     links = [(link, True)]
     if link.source != "host" and delegate in ON_THE_CPU:
@@ -68,10 +69,15 @@ def explain(
     return {"places": places, "missing": missing}
 
 
-def _is_count(measurement: Measurement) -> bool:
-    """Whether it is the count of the final file by operator."""
-    counted = measurement.metric == "instructions" and measurement.subject == "final"
-    return counted and measurement.median is not None and bool(measurement.detail.get("ops"))
+def counts_by_operator(
+    measured: Sequence[Measurement], files: Mapping[str, Artifact]
+) -> dict[str, Measurement]:
+    """The counts of instructions by operator in ``measured``, by the SHA-256 of the file in ``files``."""
+    return {
+        files[m.subject].sha256: m
+        for m in measured
+        if m.metric == "instructions" and m.median is not None and m.detail.get("ops")
+    }
 
 
 def _place(
@@ -81,11 +87,11 @@ def _place(
     profile: DeviceProfile,
     files: Mapping[str, Artifact],
     sample: Sequence[Array],
-    known: Measurement | None,
+    known: Mapping[str, Measurement],
     *,
     is_device: bool,
 ) -> dict[str, Any]:
-    known = known if link.source == "emulator" else None
+    known = known if link.source == "emulator" else {}
 
     def work() -> dict[str, Any]:
         with link.exclusive():
@@ -133,7 +139,7 @@ def _profiles(
     link: Link,
     files: Mapping[str, Artifact],
     sample: Sequence[Array],
-    known: Measurement | None,
+    known: Mapping[str, Measurement],
 ) -> dict[str, Any]:
     """By file: "cost" of one inference (ms or instructions), and count and cost of each kind of operator."""
     emulated = link.source == "emulator"
@@ -142,9 +148,8 @@ def _profiles(
     kinds: dict[str, list[dict[str, tuple[int, float]]]] = {name: [] for name in _FILES}
     for _ in range(1 if emulated else _ROUNDS):
         for name in _FILES:
-            if known is not None and name == "final":
-                first = known
-            else:
+            first = known.get(files[name].sha256)
+            if first is None:
                 done = bench(
                     backend,
                     files[name],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +64,12 @@ def measure(
     profile: DeviceProfile,
     files: Mapping[str, Artifact],
     samples: Sequence[Array],
+    *,
+    by_operator: Collection[str] = ("final",),
 ) -> tuple[list[Measurement], Mapping[str, Any]]:
     """Measure "baseline" and "final" on one sample; compare the outputs with this host's.
+
+    On the emulator the subjects in ``by_operator`` are counted by operator too; both files run side by side.
 
     Returns the measurements and, by subject, {"identical": bool, "within": bool, "max_abs": float}, where
     "within" is the backend's tolerance between machines. Latency is not
@@ -77,7 +81,10 @@ def measure(
         workers = 2 if link.source == "emulator" else 1
         with ThreadPoolExecutor(max_workers=workers) as pool, ending_processes(), link.exclusive():
             jobs = {
-                s: pool.submit(_one, runner, backend, link, profile, s, a, samples) for s, a in files.items()
+                s: pool.submit(
+                    _one, runner, backend, link, profile, s, a, samples, by_operator=s in by_operator
+                )
+                for s, a in files.items()
             }
             done = {s: job.result() for s, job in jobs.items()}
         equal = {s: _compare(backend, files[s], samples, d) for s, d in done.items()}
@@ -91,6 +98,7 @@ def measure(
             "files": {s: a.sha256 for s, a in files.items()},
             "profile": profile.slice("cores", "caches", "memory", "emulator"),
             "device": link.facts(),
+            "by_operator": sorted(by_operator),
             "sample": digest_arrays(samples),
             "tools": backend.tools(),
         }
@@ -120,6 +128,8 @@ def _one(
     subject: str,
     artifact: Artifact,
     samples: Sequence[Array],
+    *,
+    by_operator: bool,
 ) -> Bench:
     emulated = link.source == "emulator"
     protocol = (
@@ -129,7 +139,6 @@ def _one(
             warmup=profile.protocol.warmup, runs=profile.protocol.runs, threads=profile.constraints.threads
         )
     )
-    final = subject == "final"
     encoded = backend.session(artifact).encode(samples)
     return bench(
         backend,
@@ -139,8 +148,8 @@ def _one(
         store=runner.store,
         protocol=protocol,
         subject=subject,
-        caches=emulated and final,
-        per_op=emulated and final,
+        caches=emulated and subject == "final",
+        per_op=emulated and by_operator,
     )
 
 

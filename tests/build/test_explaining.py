@@ -89,7 +89,7 @@ def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
             files,
             sample,
             delegate=delegate,  # type: ignore[arg-type]
-            measured=known,
+            measured=explaining.counts_by_operator(known, {**files, "baseline": files["float32"]}),
         )
 
     return run
@@ -120,16 +120,21 @@ def test_counts_come_from_the_cache_and_times_never(explain: Any) -> None:
     assert turns[:4] == ["float32", "int8", "float32", "int8"], "files take turns"
 
 
-def test_what_was_counted_is_not_counted_again(explain: Any) -> None:
-    ops = [{"name": n, "op": None, "instructions": 1000.0 * c} for n, c in COSTS["int8"].items()]
+@pytest.mark.parametrize("subjects", [{"final"}, {"final", "baseline"}])
+def test_what_was_counted_is_not_counted_again(explain: Any, subjects: set[str]) -> None:
     counted: dict[str, Any] = {"metric": "instructions", "unit": "instructions", "source": "emulator"}
-    known = Measurement(**counted, subject="final", median=800_000.0, detail={"ops": ops})
-    other = Measurement(**counted, subject="baseline", median=1.0, detail={"ops": ops})
-    bare = Measurement(**counted, subject="final", median=2.0)
+
+    def count(subject: str, precision: str, total: float) -> Measurement:
+        ops = [{"name": n, "op": None, "instructions": 1000.0 * c} for n, c in COSTS[precision].items()]
+        detail = {"ops": ops} if subject in subjects else {}
+        return Measurement(**counted, subject=subject, median=total, detail=detail)  # type: ignore[arg-type]
+
     measured = Measured()
-    found = explain(Link("emulator", "emulator"), measured, known=(other, bare, known))
+    known = (count("baseline", "float32", 405_000.0), count("final", "int8", 800_000.0))
+    found = explain(Link("emulator", "emulator"), measured, known=known)
     assert found["places"][0]["before"] == 405_000 and found["places"][0]["after"] == 800_000
-    assert [p for name, p in measured.calls if name == "emulator"] == ["float32"]
+    again = [p for name, p in measured.calls if name == "emulator"]
+    assert again == ([] if "baseline" in subjects else ["float32"])
     assert {p for name, p in measured.calls if name == "local"} == {"float32", "int8"}
 
 
