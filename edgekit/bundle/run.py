@@ -340,6 +340,15 @@ class TFLite:
         return [self._interpreter.get_tensor(d["index"]) for d in self._outputs]
 
 
+def saturates() -> bool:
+    """Whether this is an x86 processor without VNNI: ONNX Runtime adds two products of bytes in 16 bits
+    there, which overflow, unless it is told to take the slower way."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not cpuinfo.exists():
+        return False
+    return "vnni" not in cpuinfo.read_text()
+
+
 class OnnxRuntime:
     """An .onnx file in ONNX Runtime on the CPU."""
 
@@ -350,6 +359,8 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = manifest["runtime"]["threads"]
         options.log_severity_level = 3
+        if saturates():
+            options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._inputs = self._matched("input", self._session.get_inputs(), manifest["inputs"])
         self._outputs = self._matched("output", self._session.get_outputs(), manifest["outputs"])

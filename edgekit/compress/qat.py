@@ -83,6 +83,7 @@ def qat(
     settings: Settings,
     per_channel: bool = True,
     symmetric: bool = False,
+    weight_max: int = 127,
     val: Data | None = None,
     emit: Emit = ignore_events,
 ) -> QuantizationAware:
@@ -90,8 +91,9 @@ def qat(
 
     ``settings`` are those of fine-tuning, of which distillation by outputs and float32 arithmetic are
     used; ``freeze_bn`` says when batch norm freezes. ``symmetric`` is for targets whose activations have
-    no zero point. Raises StepFailed when the model cannot be traced or does not come back as it was,
-    UserError when there is nothing to learn from.
+    no zero point, ``weight_max`` the largest int8 weight of the target's files. Raises StepFailed
+    when the model cannot be traced or does not come back as it was, UserError when there is nothing to learn
+    from.
     """
     import torch
 
@@ -106,7 +108,12 @@ def qat(
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
         torch.manual_seed(settings.seed)
         original, played, start = _start(
-            original, example, samples, per_channel=per_channel, symmetric=symmetric
+            original,
+            example,
+            samples,
+            per_channel=per_channel,
+            symmetric=symmetric,
+            weight_max=weight_max,
         )
         emit(Event(kind="info", step="qat", message=f"starts from {start} ranges"))
         played.switch("simulate")
@@ -141,6 +148,7 @@ def seconds_per_epoch(
     settings: Settings,
     per_channel: bool = True,
     symmetric: bool = False,
+    weight_max: int = 127,
 ) -> float:
     """About how long an epoch of :func:`qat` takes here, by the clock: a few batches of a copy, the first
     thrown away, scaled to all of ``train``. Raises what :func:`qat` raises."""
@@ -150,7 +158,7 @@ def seconds_per_epoch(
     example = [torch.from_numpy(x[:2]) for x in train.inputs]
     size = settings.batch_size
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
-        played = _played(module, example, per_channel=per_channel, symmetric=symmetric)
+        played = _played(module, example, per_channel=per_channel, symmetric=symmetric, weight_max=weight_max)
         _begin(played, _batches(calibration.take(range(min(size, len(calibration))))))
         played.switch("simulate")
         seconds = 0.0
@@ -167,12 +175,17 @@ def seconds_per_epoch(
 
 
 def _played(
-    module: nn.Module, example: Sequence[torch.Tensor], *, per_channel: bool, symmetric: bool
+    module: nn.Module,
+    example: Sequence[torch.Tensor],
+    *,
+    per_channel: bool,
+    symmetric: bool,
+    weight_max: int,
 ) -> Simulated:
     from edgekit.compress.simulated import simulate
 
     copied = copy.deepcopy(module).eval()
-    played = simulate(copied, example, per_channel=per_channel, symmetric=symmetric)
+    played = simulate(copied, example, per_channel=per_channel, symmetric=symmetric, weight_max=weight_max)
     if not played.activations():
         raise StepFailed("the model has nothing that int8 runtimes quantise", hint="leave qat.epochs away")
     return played
@@ -192,6 +205,7 @@ def _start(
     *,
     per_channel: bool,
     symmetric: bool,
+    weight_max: int,
 ) -> tuple[nn.Module, Simulated, str]:
     """The module to begin with, as it came or with equalised channels, what plays it in int8, and the
     calibration that it begins from: of all these the one that computes best on the samples."""
@@ -203,7 +217,7 @@ def _start(
         starts.append((equalize(original, single[:_EQUALIZED_ON]).module, "equalised "))
     found = []
     for module, words in starts:
-        played = _played(module, example, per_channel=per_channel, symmetric=symmetric)
+        played = _played(module, example, per_channel=per_channel, symmetric=symmetric, weight_max=weight_max)
         method, noise = _begin(played, samples)
         found.append((noise, module, played, f"{words}{method}"))
     _, module, played, start = min(found, key=lambda f: f[0])

@@ -124,7 +124,7 @@ class PerChannelWeight(FakeQuantizeBase):  # type: ignore[misc]
         super().__init__()
         self.dtype, self.qscheme = kwargs["dtype"], kwargs["qscheme"]
         self.ch_axis = int(kwargs.get("ch_axis", 0))
-        self.quant_min, self.quant_max = -127, 127
+        self.quant_min, self.quant_max = int(kwargs["quant_min"]), int(kwargs["quant_max"])
         self.is_dynamic = False
         self.mode: Mode = "watch"
 
@@ -204,9 +204,15 @@ class _Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
 
 
 def simulate(
-    module: torch.nn.Module, example: Sequence[torch.Tensor], *, per_channel: bool, symmetric: bool
+    module: torch.nn.Module,
+    example: Sequence[torch.Tensor],
+    *,
+    per_channel: bool,
+    symmetric: bool,
+    weight_max: int,
 ) -> Simulated:
     """``module`` with fake quantisation, its parameters copied. ``example`` has a batch of at least 2.
+    Weights are played in -``weight_max``..``weight_max``.
 
     Raises StepFailed when torch.export cannot trace the module for any batch.
     """
@@ -221,8 +227,8 @@ def simulate(
     )
     weight = QuantizationSpec(
         dtype=torch.int8,
-        quant_min=-127,
-        quant_max=127,
+        quant_min=-weight_max,
+        quant_max=weight_max,
         qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
         ch_axis=0,
         observer_or_fake_quant_ctr=PerChannelWeight,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SYMMETRIC = ("tensorrt",)
 """Delegates whose activations have no zero point."""
 
+_WEIGHT_MAX = {"openvino": 64}
+"""Largest int8 weight of a delegate's files where it is not 127."""
+
 _ALWAYS = (
     "finetune.epochs",
     "finetune.lr",
@@ -127,6 +130,7 @@ def qat_config(settings: Mapping[str, Any], scheme: Scheme, *, epochs: int) -> d
         "freeze_bn": settings["qat.freeze_bn"],
         "per_channel": settings["quantize.per_channel"],
         "symmetric": scheme.delegate in SYMMETRIC,
+        "weight_max": _WEIGHT_MAX.get(scheme.delegate, 127),
     }
 
 

@@ -203,7 +203,7 @@ def test_batch_norms_keep_their_own_eps_and_momentum() -> None:
         for norm in (net[1], net[4]):
             norm.running_var.copy_(torch.linspace(1e-3, 1e-2, norm.num_features))
     x = torch.from_numpy(TRAIN.inputs[0][:4])
-    played = simulate(net, [x], per_channel=True, symmetric=False)
+    played = simulate(net, [x], per_channel=True, symmetric=False, weight_max=127)
     played.switch("pass")
 
     def same(training: bool) -> bool:

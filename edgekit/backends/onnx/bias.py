@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgekit.backends.calibration import Ranges, Read
     from edgekit.types import Array
 
-_WEIGHT_MAX = 127
+_SIGNED_MAX = 127
 
 
 def corrections(
@@ -42,7 +42,8 @@ def corrections(
     found = [w for w in found if used[str(w.bias)] == 1]
     limits = {w.input: ranges[stored] for w in found if (stored := _stored(placement, w.input)) in ranges}
     means = _means(limits, rules, read, samples)
-    return {str(w.bias): _correction(graph, w, *means[w.input]) for w in found if w.input in means}
+    top = rules.weight_max
+    return {str(w.bias): _correction(graph, w, top, *means[w.input]) for w in found if w.input in means}
 
 
 def _stored(placement: Placement, tensor: str) -> str:
@@ -94,21 +95,21 @@ def _rounded(value: Array, limits: tuple[float, float], rules: Rules) -> Array:
         zero = np.rint(-low / scale)
         first, last = 0.0, 255.0
     else:
-        scale = max(-low, high) / _WEIGHT_MAX or 1.0
+        scale = max(-low, high) / _SIGNED_MAX or 1.0
         zero, first, last = 0.0, -128.0, 127.0
     stored = np.clip(np.rint(value / np.float32(scale)) + zero, first, last)
     return np.asarray((stored - zero) * np.float32(scale))
 
 
-def _correction(graph: Graph, w: Weighted, mean: Array, quantized_mean: Array) -> Array:
+def _correction(graph: Graph, w: Weighted, largest: int, mean: Array, quantized_mean: Array) -> Array:
     weights = graph.constant(w.weights)
     assert weights is not None
     if w.op.op == "Gemm":
         rows = weights if w.op.attribute("transB", 0) else weights.T
         alpha = w.op.attribute("alpha", 1.0)
-        rounded = _rounded_weights(rows, per_channel=w.axis is not None)
+        rounded = _rounded_weights(rows, largest, per_channel=w.axis is not None)
         return np.asarray(alpha * (rows @ mean - rounded @ quantized_mean))
-    rounded = _rounded_weights(weights, per_channel=w.axis is not None)
+    rounded = _rounded_weights(weights, largest, per_channel=w.axis is not None)
     coverage = _tap_coverage(graph, w.op, weights.shape[2:])
     groups = w.op.attribute("group", 1)
     out, each = weights.shape[:2]
@@ -119,11 +120,11 @@ def _correction(graph: Graph, w: Weighted, mean: Array, quantized_mean: Array) -
     return np.asarray((then * m - now * n).sum(1))
 
 
-def _rounded_weights(weights: Array, *, per_channel: bool) -> Array:
+def _rounded_weights(weights: Array, largest: int, *, per_channel: bool) -> Array:
     flat = np.abs(weights).reshape(weights.shape[0], -1).max(1)
     top = flat if per_channel else np.full_like(flat, flat.max())
-    scale = np.where(top > 0, top / _WEIGHT_MAX, 1.0).reshape(-1, *[1] * (weights.ndim - 1))
-    return np.asarray(np.clip(np.rint(weights / scale), -128, 127) * scale)
+    scale = np.where(top > 0, top / largest, 1.0).reshape(-1, *[1] * (weights.ndim - 1))
+    return np.asarray(np.rint(weights / scale) * scale)
 
 
 def _tap_coverage(graph: Graph, op: Op, kernel: tuple[int, ...]) -> Array:

@@ -32,6 +32,8 @@ class Rules:
     quantized_bias: bool
     one_scale: frozenset[str] = frozenset()
     """Operators whose inputs have to share one range."""
+    weight_max: int = 127
+    """Largest weight as it is stored: 127, or 64 where the sum of two products has to fit into 16 bits."""
 
 
 _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice"}) | {
@@ -58,7 +60,9 @@ RULES: Mapping[str, Rules] = {
         quantized_bias=True,
     ),
     # OpenVINO's CPU plugin reads the same file: oneDNN takes unsigned activations with a zero point and
-    # computes activation functions inside the convolution before them.
+    # computes activation functions inside the convolution before them. On x86 without VNNI it adds two
+    # products in 16 bits (VPMADDUBSW), and no option avoids that: 2 * 255 * 64 fits, 2 * 255 * 127 does not.
+    # Which x86 a file meets is not known, so weights have 7 bits, as with NNCF's OverflowFix.ENABLE.
     "openvino": Rules(
         weighted=_CONVOLUTIONS | _PRODUCTS,
         joins=frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool"}),
@@ -67,6 +71,7 @@ RULES: Mapping[str, Rules] = {
         stored=frozenset(),
         unsigned=True,
         quantized_bias=False,
+        weight_max=64,
     ),
     # TensorRT's explicit quantisation: pairs in front of what shall run in int8, none behind it, so that
     # convolution, sum and activation become one kernel; symmetric, float bias.

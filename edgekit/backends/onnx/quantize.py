@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgekit.types import Scheme
 
 DEFAULT_DELEGATE = "cpu"
+FULL_WEIGHTS = 127
+"""Largest int8 weight of a symmetric scheme; ONNX Runtime's "reduced range" ends at 64."""
 
 
 def rules_of(scheme: Scheme) -> Rules:
@@ -125,7 +127,7 @@ def quantized(
         quantizer = QDQQuantizer(
             model=proto,
             per_channel=True,
-            reduce_range=False,
+            reduce_range=rules.weight_max < FULL_WEIGHTS,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8 if rules.unsigned else QuantType.QInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, stored),

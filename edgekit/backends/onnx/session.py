@@ -119,7 +119,10 @@ class Taps:
         else:
             self._tensors = {op.name: _stored(self._graph, op.outputs[0]) for op in unit_ops(self._graph)}
         wanted = [t for t in self._tensors.values() if t in self._graph.shapes]
-        self._session = open_session(with_outputs(self._graph, wanted), optimize=False)
+        # In a dynamic file integer kernels compute either way, and only an optimised session keeps them from
+        # overflow; in an int8 file optimisation would fuse what is read.
+        optimize = artifact.precision == "dynamic"
+        self._session = open_session(with_outputs(self._graph, wanted), optimize=optimize)
 
     def read(self, inputs: Sequence[Array], units: Sequence[str]) -> dict[str, Array]:
         names = [self._tensors[u] for u in units]
