@@ -96,34 +96,16 @@ def calib_unlabelled():
 '''
 
 
-_BOARDS = {
-    "adb_server",
-    "android_phone",
-    "arm64_namespace",
-    "board",
-    "host_account",
-    "make_machine",
-    "ssh_client",
-}
-_BOARD_FILES = ("test_links.py", "test_link_faults.py")
-"""Their fixtures ask for a board or a phone by a parameter."""
 _LONG = {"slow", "emulator", "realdata"}
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several workers (pytest-xdist): a file's tests stay together, those on loopback boards and phones
-    are one worker's, which sets them up once; and files with long tests come first, so that workers end
-    together."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (pytest-xdist) files with long tests come first, so that workers end together."""
     if not os.environ.get("PYTEST_XDIST_WORKER"):
         return
-    long: dict[str, bool] = {}
-    for item in items:
-        boards = item.path.name in _BOARD_FILES or _BOARDS & set(getattr(item, "fixturenames", ()))
-        group = "boards" if boards else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-        long[group] = long.get(group, False) or any(item.get_closest_marker(m) for m in _LONG)
-    items.sort(key=lambda item: not long[item.get_closest_marker("xdist_group").args[0]])  # type: ignore[union-attr]
+    long = {item.path for item in items if any(item.get_closest_marker(m) for m in _LONG)}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def _seed() -> None:
