@@ -84,8 +84,8 @@ class OnnxSession:
         return self.run_raw(self.encode(inputs))
 
     def taps(self, inputs: Sequence[Array], units: Sequence[str]) -> dict[str, Array]:
-        """Real values of the named units' outputs, from the graph without optimisations: quantised
-        operators compute in float between their pairs there. Needs ``keep_all``."""
+        """Real values of the named units' outputs; of an int8 file from the graph as it is, where its
+        quantised operators compute in float between their pairs. Needs ``keep_all``."""
         if self._taps is None:
             raise ValueError("taps need a session with keep_all=True")
         return self._taps.read(self.encode(inputs), units)
