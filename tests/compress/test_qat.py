@@ -212,3 +212,18 @@ def test_batch_norms_keep_their_own_eps_and_momentum() -> None:
         return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(ours.abs().max()))
 
     assert all(same(training) for training in (False, True, False))
+
+
+@pytest.mark.parametrize("weight_max", [64, 127])
+def test_weights_are_played_in_the_levels_of_the_files(weight_max: int) -> None:
+    from edgekit.compress.simulated import PerChannelWeight, simulate
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    x = torch.from_numpy(TRAIN.inputs[0][:4])
+    played = simulate(net, [x], per_channel=True, symmetric=False, weight_max=weight_max)
+    played.switch("simulate")
+    (play,) = (part for part in played.modules() if isinstance(part, PerChannelWeight))
+    for before, after in zip(net[0].weight, play(net[0].weight), strict=True):
+        levels = after.detach() / (float(before.detach().abs().max()) / weight_max)
+        assert float(levels.abs().max()) == pytest.approx(weight_max)
+        assert torch.allclose(levels, levels.round(), atol=1e-3)

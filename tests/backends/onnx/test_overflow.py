@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 
 from edgekit.backends.onnx.graph import DEQUANTIZE
+from edgekit.backends.onnx.placement import RULES
 from edgekit.bundle import run
+from edgekit.bundle.recipes import recipe_of
+from edgekit.plan.compression import qat_config
+from edgekit.settings import resolved
+from edgekit.types import Scheme
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +64,25 @@ def test_openvinos_weights_have_seven_bits(joins: Any, delegate: str, largest: i
     weights = [w for w in stored if w is not None and w.dtype == np.int8]
     assert len(weights) == 8
     assert max(int(np.abs(w.astype(np.int32)).max()) for w in weights) == largest
+
+
+@pytest.mark.parametrize("delegate", sorted(RULES))
+def test_training_plays_what_the_files_hold(delegate: str) -> None:
+    """The planner and the backend each say what a delegate's integers are."""
+    config = qat_config(resolved({}), Scheme(precision="int8", delegate=delegate), epochs=1)
+    assert config["weight_max"] == RULES[delegate].weight_max
+    assert config["symmetric"] is not RULES[delegate].unsigned
+
+
+@pytest.mark.parametrize(("precision", "avoided"), [("int8", True), ("dynamic", True), ("float32", False)])
+def test_the_readmes_program_avoids_overflow_where_there_are_integers(precision: str, avoided: bool) -> None:
+    manifest = {
+        "models": [{"path": "model.onnx", "precision": precision}],
+        "runtime": {"threads": 1},
+        "inputs": [{"name": "x"}],
+        "outputs": [{"name": "y"}],
+        "golden": {"samples": []},
+    }
+    program = recipe_of("onnx", ("cpu",)).program(manifest)
+    compile(program, "README.txt", "exec")
+    assert ("session.x64quantprecision" in program) is avoided
